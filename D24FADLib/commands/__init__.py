@@ -1,0 +1,1 @@
+"""The verbs of the `d24fad` command line, one per file."""

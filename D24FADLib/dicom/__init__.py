@@ -1,0 +1,1 @@
+"""DICOM beyond reading one series: indexing, databases and the export of results."""

@@ -1,0 +1,88 @@
+"""The one volume type: voxels, where they lie in the patient, and what is known about them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+
+@dataclass(frozen=True)
+class VolumeInfo:
+    """What is known about a volume besides its voxels. No field identifies a patient.
+
+    `modality` is the DICOM Modality (0008,0060) where there is one, else "". `tags` holds further
+    technical DICOM attributes by keyword (EchoTime, ContrastBolusAgent, ...).
+    """
+
+    modality: str = ""
+    body_part: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+    frame_of_reference_uid: str = ""
+    tags: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A 3D image on its own grid; a 2D image is a volume of one slice.
+
+    `image` is a 3-dimensional SimpleITK image in LPS millimetres, scalar, or a 3-component vector
+    for colour. `name` is what messages call it (a file or folder name).
+    """
+
+    image: sitk.Image
+    name: str
+    info: VolumeInfo = VolumeInfo()
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Voxels along i, j, k."""
+        return tuple(self.image.GetSize())
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres along i, j, k."""
+        return tuple(self.image.GetSpacing())
+
+    @property
+    def is_color(self) -> bool:
+        return self.image.GetNumberOfComponentsPerPixel() > 1
+
+    @property
+    def is_single_image(self) -> bool:
+        """True for one slice: a photograph, a radiograph, one frame."""
+        return self.image.GetSize()[2] == 1
+
+    @property
+    def voxel_volume_ml(self) -> float:
+        return float(np.prod(self.spacing)) / 1000.0
+
+    def array(self) -> NDArray[Any]:
+        """A read-only view of the voxels, (k, j, i) or (k, j, i, component)."""
+        import SimpleITK as sitk
+
+        return sitk.GetArrayViewFromImage(self.image)
+
+    def content_hash(self) -> str:
+        """sha256 of the voxels, their type and the grid: equal for equal volumes, whatever their file."""
+        digest = hashlib.sha256()
+        image = self.image
+        header = (image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+        digest.update(repr((header, image.GetPixelIDTypeAsString())).encode())
+        digest.update(np.ascontiguousarray(self.array()).data)
+        return digest.hexdigest()
+
+    def with_array(self, array: NDArray[Any], name: str) -> Volume:
+        """A volume of these voxels (k, j, i) on exactly this volume's grid."""
+        import SimpleITK as sitk
+
+        image = sitk.GetImageFromArray(array)
+        image.CopyInformation(self.image)
+        return Volume(image, name, self.info)

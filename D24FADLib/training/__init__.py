@@ -1,0 +1,1 @@
+"""Training the student and learn-to-weight on normal studies."""
