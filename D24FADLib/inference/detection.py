@@ -1,0 +1,74 @@
+"""What a detection is: the volumes, scores and findings that `detect` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from D24FADLib.imaging.planes import Plane
+from D24FADLib.imaging.volume import Volume
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A candidate: one connected component of the map above the threshold. Rank 1 is the strongest."""
+
+    rank: int
+    peak: float
+    mean: float
+    volume_ml: float
+    center_ras: tuple[float, float, float]  # mm, of the score-weighted centre
+    peak_ras: tuple[float, float, float]  # mm, of the highest voxel
+    slice: int  # of the highest voxel, along the query's own array axis of the plane
+
+
+@dataclass(frozen=True)
+class SliceScore:
+    """One slice of the query. `index` counts along the query's own array axis of the plane."""
+
+    index: int
+    peak: float  # highest score in the slice
+    mean: float  # mean score over the body in the slice, 0 where there is none
+    weights: tuple[float, ...]  # one per support, mean over the scales; NaN where nothing was compared
+
+
+@dataclass(frozen=True)
+class SupportReport:
+    """How a support fared: alignment, its mean weight, and its own score against the other supports."""
+
+    name: str
+    similarity: float
+    overlap: float
+    mean_weight: float
+    leave_one_out_score: float | None  # None with fewer than two other supports
+    stands_out: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The result of `detect`. Every volume lies on exactly the query's grid.
+
+    `anomaly_map` is in standard deviations of the references' own variation where `calibrated`, else
+    the raw residual. `labels` (k, j, i) holds each finding's rank, 0 elsewhere. `score` is the study's
+    score, the map's robust maximum. `warnings` are sentences for the reader. `record` is run.json.
+    """
+
+    query: Volume
+    plane: Plane
+    anomaly_map: Volume
+    residual_map: Volume
+    weights: tuple[Volume, ...]
+    expected_normal: Volume
+    labels: NDArray[np.uint16]
+    findings: tuple[Finding, ...]
+    slices: tuple[SliceScore, ...]
+    supports: tuple[SupportReport, ...]
+    threshold: float
+    calibrated: bool
+    score: float
+    warnings: tuple[str, ...]
+    record: dict[str, Any]
