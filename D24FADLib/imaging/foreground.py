@@ -86,7 +86,7 @@ def _shrunk(gray: sitk.Image) -> sitk.Image:
         factors = [max(1, round(count / 128)) for count in size]
     else:
         factors = [max(1, round(_WORKING_MM / step)) for step in gray.GetSpacing()]
-    factors = [min(factor, max(1, count // 4)) for factor, count in zip(factors, size, strict=True)]
+    factors = [min(factor, max(1, count // 12)) for factor, count in zip(factors, size, strict=True)]
     return sitk.BinShrink(gray, factors) if max(factors) > 1 else gray
 
 
