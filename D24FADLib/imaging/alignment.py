@@ -25,6 +25,7 @@ from .registration import (
     register_even,
     similarity_and_overlap,
 )
+from .volume import array_view
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -132,7 +133,7 @@ def _side(volume: Volume) -> _Side:
     image = to_canonical(volume.image)
     scalar = image
     if volume.is_color:
-        gray = sitk.GetArrayViewFromImage(image).mean(axis=-1, dtype=np.float32)
+        gray = array_view(image).mean(axis=-1, dtype=np.float32)
         scalar = sitk.GetImageFromArray(gray)
         scalar.CopyInformation(image)
     return _Side(image, pyramid(scalar, guess_modality(volume)), 1 in image.GetSize())
@@ -255,13 +256,13 @@ def _resampled(
 
     color = support.GetNumberOfComponentsPerPixel() > 1
     source = _smoothed(support, query, transform)
-    background = 0.0 if color else float(sitk.GetArrayViewFromImage(support).min())
+    background = 0.0 if color else float(array_view(support).min())
     kind = support.GetPixelID() if color else sitk.sitkFloat32
     image = sitk.Resample(source, query, transform, sitk.sitkLinear, background, kind)
     ones = sitk.Image(support.GetSize(), sitk.sitkUInt8) + 1
     ones.CopyInformation(support)
     covered = sitk.Resample(ones, query, transform, sitk.sitkNearestNeighbor, 0, sitk.sitkUInt8)
-    return image, np.asarray(sitk.GetArrayViewFromImage(covered) > 0)
+    return image, np.asarray(array_view(covered) > 0)
 
 
 def _smoothed(support: sitk.Image, query: sitk.Image, transform: sitk.Transform) -> sitk.Image:

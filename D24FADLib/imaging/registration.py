@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .foreground import coarse_foreground, on_grid
 from .intensity import prepare
+from .volume import array_view
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -50,7 +51,7 @@ def pyramid(image: sitk.Image, modality: str) -> Pyramid:
     body = coarse_foreground(image, modality)
     fine = _coarsened(sitk.Cast(image, sitk.sitkFloat64), _FINE)
     window = "soft" if modality == "CT" else "auto"
-    values = prepare(fine, modality, sitk.GetArrayViewFromImage(on_grid(body, fine)) > 0, window)
+    values = prepare(fine, modality, array_view(on_grid(body, fine)) > 0, window)
     prepared = sitk.GetImageFromArray(values)
     prepared.CopyInformation(fine)
     images = {_FINE: prepared, **{step: _coarsened(prepared, step) for step in (_MIDDLE, _COARSE)}}
@@ -96,11 +97,10 @@ def _coarsened(image: sitk.Image, step: float) -> sitk.Image:
 
 def _extent(mask: sitk.Image) -> tuple[NDArray[np.float64], ...]:
     """Centre of the grid; centre, lowest and highest corner of the foreground: LPS mm."""
-    import SimpleITK as sitk
 
     direction = np.array(mask.GetDirection()).reshape(3, 3)
     spacing = np.array(mask.GetSpacing())
-    index = np.argwhere(sitk.GetArrayViewFromImage(mask) > 0)[:, ::-1]
+    index = np.argwhere(array_view(mask) > 0)[:, ::-1]
     points = np.array(mask.GetOrigin()) + (index * spacing) @ direction.T
     middle = (np.array(mask.GetSize()) - 1) / 2
     centre = np.array(mask.GetOrigin()) + direction @ (middle * spacing)
@@ -125,9 +125,9 @@ def _agreement(
 
     # -1 marks what the moving image does not cover; prepared values are never negative.
     shown = sitk.Resample(moving.images[step], fixed.images[step], transform, sitk.sitkLinear, -1.0)
-    values = sitk.GetArrayViewFromImage(shown)
-    reference = sitk.GetArrayViewFromImage(fixed.images[step])
-    body = sitk.GetArrayViewFromImage(fixed.masks[step]) > 0
+    values = array_view(shown)
+    reference = array_view(fixed.images[step])
+    body = array_view(fixed.masks[step]) > 0
     covered = body & (values >= 0)
     overlap = float(covered.sum() / max(1, body.sum()))
     return normalized_mutual_information(reference[covered], values[covered]), overlap
@@ -279,7 +279,7 @@ def _region(fixed: Pyramid, step: float) -> tuple[sitk.Image, int]:
     mask = fixed.masks[step]
     radius = [max(1, round(_MARGIN_MM / spacing)) for spacing in mask.GetSpacing()]
     region = sitk.BinaryDilate(mask, radius)
-    return region, int(sitk.GetArrayViewFromImage(region).sum())
+    return region, int(array_view(region).sum())
 
 
 def _descend(

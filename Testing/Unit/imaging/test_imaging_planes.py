@@ -61,7 +61,9 @@ def same_grid(a: sitk.Image, b: sitk.Image) -> bool:
     )
 
 
-@pytest.mark.parametrize("tilt", [np.eye(3), rotation(20, 0, 0), rotation(12, -9, 14)], ids=["0", "20", "abc"])
+@pytest.mark.parametrize(
+    "tilt", [np.eye(3), rotation(20, 0, 0), rotation(12, -9, 14)], ids=["0", "20", "abc"]
+)
 @pytest.mark.parametrize("direction", signed_permutations())
 def test_round_trip_keeps_every_voxel_and_the_grid(direction: np.ndarray, tilt: np.ndarray) -> None:
     original = image(tilt @ direction)
