@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from types import FrameType
 
 from D24FADLib import __version__
-from D24FADLib.commands import train
-from D24FADLib.errors import Cancelled, D24FADError
+from D24FADLib.commands import demo, detect, info, train
+from D24FADLib.commands.progress import JsonReporter, Reporter, TerminalReporter
+from D24FADLib.errors import Cancelled, D24FADError, ModelError, OutputError
 
-BAD_INPUT, CANCELLED = 2, 130
+FAILED, BAD_INPUT, CANCELLED = 1, 2, 130
+_OUT_OF_MEMORY = "out of memory. Try --batch 1, --device cpu, or a coarser study"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,26 +25,29 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"d24fad {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for module in (train,):
+    for module in (detect, demo, train, info):
         module.add_parser(verbs)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb. Returns 0, 2 for input that cannot be used, 130 when interrupted."""
+    """Run one verb. 0 when done, 2 for input that cannot be used, 130 when interrupted, 1 out of memory."""
     args = build_parser().parse_args(argv)
+    reporter: Reporter = JsonReporter() if getattr(args, "json", False) else TerminalReporter()
+    # A polite kill ends as Ctrl-C does, so that nothing half-written stays behind.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return int(args.run(args))
-    except D24FADError as error:
-        if isinstance(error, Cancelled):
-            print("cancelled; nothing was written", file=sys.stderr)
-            return CANCELLED
-        print(f"d24fad: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("cancelled; nothing was written", file=sys.stderr)
+        return int(args.run(args, reporter))
+    except (Cancelled, KeyboardInterrupt):
+        reporter.error("cancelled", "cancelled; nothing was written")
         return CANCELLED
+    except D24FADError as error:
+        kind = {ModelError: "model", OutputError: "output"}.get(type(error), "input")
+        reporter.error(kind, str(error))
+        return BAD_INPUT
+    except MemoryError as error:
+        reporter.error("memory", str(error) or _OUT_OF_MEMORY)
+        return FAILED
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

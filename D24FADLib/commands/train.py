@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from D24FADLib.commands.progress import Reporter
 from D24FADLib.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, reporter: Reporter) -> int:
     import torch
 
     from D24FADLib.network.checkpoints import LITE0_SHA256, imagenet_lite0, save_bundle

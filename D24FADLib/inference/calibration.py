@@ -9,10 +9,12 @@ the score is a z-score of the logarithm:
 
     z(x) = (log r(x) - log m(x)) / s
 
-m(x), the expected residual, is the supports' mean in a neighbourhood of x, shrunk towards the mean over
-the body because K maps cannot say much about one place; s pools the deviations of all supports over the
-body. The deviations of a support are taken from the m of the others, so that no support is judged by
-itself.
+m(x), the expected residual, is the supports' mean in a neighbourhood of x, shrunk towards the mean at
+the same depth below the body's surface because K maps cannot say much about one place; s pools the
+deviations of all supports at that depth. Depth matters: registration leaves the surface a few
+millimetres off, so that tissue meets air there in normal studies too. Each support counts inside its
+own body and by its own depth, as the query does. The deviations of a support are taken from the m of
+the others, so that no support is judged by itself.
 """
 
 from __future__ import annotations
@@ -25,23 +27,32 @@ from scipy import ndimage
 
 Sigma = tuple[float, float, float]
 
-_SHRINKAGE = 0.3  # weight of the body's mean in the expected residual
+_SHRINKAGE = 0.4  # weight of the depth's mean in the expected residual
 _NEIGHBOURHOOD = 3.0  # sigma in feature positions
 _FLOOR = 1e-3  # residuals below are numerical noise
 _MIN_SPREAD = 0.05  # of log residuals: identical supports must not divide by zero
+_DEPTHS_MM = (0.0, 3.0, 6.0, 10.0, 16.0)  # lower ends of the depth classes
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Expected residual m (n, h, w), spread s of the log residual, and each support's own z map."""
+    """What is normal, fitted to the supports.
 
-    expected: NDArray[np.float32]
-    spread: float
-    support_scores: NDArray[np.float32]  # (K, n, h, w), 0 where a support does not reach
+    local: (n, h, w) mean residual in the neighbourhood, NaN where no support tells; by_depth: mean
+    residual of each depth class; spread: standard deviation of the log residual in each class.
+    support_scores: (K, n, h, w), each support's own z, 0 outside its body.
+    """
 
-    def scores(self, residual: NDArray[np.float32]) -> NDArray[np.float32]:
+    local: NDArray[np.float32]
+    by_depth: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    support_scores: NDArray[np.float32]
+
+    def scores(self, residual: NDArray[np.float32], depth_mm: NDArray[np.float32]) -> NDArray[np.float32]:
         """z (n, h, w) of a residual against K - 1 supports, smoothed as those of the calibration were."""
-        return _z(residual, self.expected, self.spread)
+        classes = depth_class(depth_mm)
+        z = _log_ratio(residual, _shrunk(self.local, self.by_depth[classes])) / self.spread[classes]
+        return np.asarray(z, np.float32)
 
 
 def smooth(residual: NDArray[np.float32], sigma: Sigma) -> NDArray[np.float32]:
@@ -49,31 +60,66 @@ def smooth(residual: NDArray[np.float32], sigma: Sigma) -> NDArray[np.float32]:
     return np.asarray(ndimage.gaussian_filter(residual, sigma, mode="nearest"), np.float32)
 
 
-def calibrate(left_out: NDArray[np.float32], body: NDArray[np.bool_]) -> Calibration:
-    """Fit to the supports' smoothed residuals (K, n, h, w), K >= 2, NaN where a support does not reach."""
-    count = len(left_out)
+def depth_below_surface(body: NDArray[np.bool_], pitch_mm: Sigma) -> NDArray[np.float32]:
+    """mm to the nearest position outside the body; the grid's own border is no surface."""
+    if body.all():
+        return np.full(body.shape, np.inf, np.float32)
+    sampling = pitch_mm if body.shape[0] > 1 else (1e6, *pitch_mm[1:])
+    return np.asarray(ndimage.distance_transform_edt(body, sampling=sampling), np.float32)
+
+
+def depth_class(depth_mm: NDArray[np.float32]) -> NDArray[np.intp]:
+    return np.searchsorted(_DEPTHS_MM, depth_mm, side="right") - 1
+
+
+def calibrate(left_out: NDArray[np.float32], pitch_mm: Sigma) -> Calibration:
+    """Fit to the supports' smoothed residuals (K, n, h, w), K >= 2, NaN outside each support's own body.
+
+    pitch_mm: distance of neighbouring positions along slice, row, column.
+    """
     valid = ~np.isnan(left_out)
     filled = np.where(valid, left_out, 0.0).astype(np.float32)
-    sums, hits = filled.sum(0), valid.sum(0).astype(np.float32)
+    classes = np.stack([depth_class(depth_below_surface(body, pitch_mm)) for body in valid])
+    number = len(_DEPTHS_MM)
+    # Sums per support, class and place: leaving one support out is a subtraction.
+    class_sums = np.stack(
+        [np.bincount(c[v], f[v], number) for c, f, v in zip(classes, filled, valid, strict=True)]
+    )
+    class_hits = np.stack([np.bincount(c[v], minlength=number) for c, v in zip(classes, valid, strict=True)])
+    sigma = (_NEIGHBOURHOOD / 2 if filled.shape[1] > 1 else 0.0, _NEIGHBOURHOOD, _NEIGHBOURHOOD)
+    local_sums = np.stack([ndimage.gaussian_filter(f, sigma) for f in filled])
+    local_hits = np.stack([ndimage.gaussian_filter(v.astype(np.float32), sigma) for v in valid])
 
-    def expected(total: NDArray[np.float32], number: NDArray[np.float32]) -> NDArray[np.float32]:
-        inside = body & (number > 0)
-        overall = float(total[inside].sum() / max(number[inside].sum(), 1.0)) if inside.any() else 1.0
-        sigma = (_NEIGHBOURHOOD / 2 if body.shape[0] > 1 else 0.0, _NEIGHBOURHOOD, _NEIGHBOURHOOD)
-        top = ndimage.gaussian_filter(np.where(body, total, 0.0).astype(np.float32), sigma)
-        bottom = ndimage.gaussian_filter(np.where(body, number, 0.0).astype(np.float32), sigma)
-        local = np.where(bottom > 1e-3, top / np.maximum(bottom, 1e-3), overall)
-        return np.asarray((1 - _SHRINKAGE) * local + _SHRINKAGE * overall, np.float32)
+    def fit(kept: list[int]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        hits, sums = local_hits[kept].sum(0), local_sums[kept].sum(0)
+        local = np.where(hits > 0.05, sums / np.maximum(hits, 0.05), np.nan).astype(np.float32)
+        return local, _class_means(class_sums[kept].sum(0), class_hits[kept].sum(0))
 
+    everyone = list(range(len(filled)))
     deviations = np.zeros_like(filled)
-    for k in range(count):
-        others = expected(sums - filled[k], hits - valid[k])
-        deviations[k] = _z(filled[k], others, 1.0)
-    inside = valid & body
-    spread = float(np.sqrt(np.mean(deviations[inside] ** 2))) if inside.any() else 1.0
-    spread = max(spread, _MIN_SPREAD)
-    support_scores = np.where(inside, deviations / spread, 0.0).astype(np.float32)
-    return Calibration(expected(sums, hits), spread, support_scores)
+    for k in everyone:
+        local, by_depth = fit([j for j in everyone if j != k])
+        deviations[k] = _log_ratio(filled[k], _shrunk(local, by_depth[classes[k]]))
+    squares = np.bincount(classes[valid], deviations[valid] ** 2, number)
+    spread = np.sqrt(_class_means(squares, class_hits.sum(0)))
+    spread = np.maximum(spread, _MIN_SPREAD)
+    support_scores = np.where(valid, deviations / spread[classes], 0.0).astype(np.float32)
+    local, by_depth = fit(everyone)
+    return Calibration(local, by_depth, spread, support_scores)
+
+
+def _class_means(sums: NDArray[np.float64], hits: NDArray[np.int_]) -> NDArray[np.float64]:
+    """Mean per class; that of all where a class was not seen."""
+    overall = sums.sum() / max(hits.sum(), 1) if hits.sum() else 1.0
+    return np.where(hits > 0, sums / np.maximum(hits, 1), overall)
+
+
+def _shrunk(local: NDArray[np.float32], by_depth: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.isnan(local), by_depth, (1 - _SHRINKAGE) * local + _SHRINKAGE * by_depth)
+
+
+def _log_ratio(residual: NDArray[np.float32], expected: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.log(np.maximum(residual, _FLOOR) / np.maximum(expected, _FLOOR))
 
 
 def threshold_for(
@@ -101,8 +147,3 @@ def threshold_for(
             break
         chosen = float(candidate)
     return chosen
-
-
-def _z(residual: NDArray[np.float32], expected: NDArray[np.float32], spread: float) -> NDArray[np.float32]:
-    ratio = np.maximum(residual, _FLOOR) / np.maximum(expected, _FLOOR)
-    return np.asarray(np.log(ratio) / spread, np.float32)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,10 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from D24FADLib.errors import Cancelled
+from D24FADLib.inference.preparation import Prepared, on_grid
+from D24FADLib.inference.runtimes import Encoder, TorchEncoder
 from D24FADLib.network.model import D24FADModel, residual, weighted_supports
-
-if TYPE_CHECKING:
-    from D24FADLib.inference.preparation import Prepared
 
 _REACH = 1  # positions
 
@@ -46,7 +44,7 @@ class Comparison:
     """Residuals on the feature grid (n, h, w) of the box's slices.
 
     full: query against all K supports. reduced: query against K - 1 supports, the mean over the support
-    left out; left_out: (K, n, h, w), each support against the K - 1 others, NaN where it does not reach.
+    left out; left_out: (K, n, h, w), each support against the K - 1 others, NaN outside its own body.
     These two are what
     calibration compares, like with like. Both None for K = 1. weights: (n, scales, K).
     covered: how many supports reach each position, (n, h, w).
@@ -75,19 +73,26 @@ def to_input(slices: NDArray[np.float32], size: tuple[int, int]) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
-def nearest_residuals(query: Sequence[Tensor], support: Sequence[Tensor]) -> list[Tensor]:
-    """1 - the highest cosine within `_REACH` positions, per scale: (B, h, w). Features of unit length."""
-    nearest = []
-    for q, s in zip(query, support, strict=True):
-        height, width = q.shape[-2:]
-        padded = F.pad(s, (_REACH,) * 4, mode="replicate")
-        best = torch.full_like(q[:, 0], -1.0)
-        for dy in range(2 * _REACH + 1):
-            for dx in range(2 * _REACH + 1):
-                shifted = padded[..., dy : dy + height, dx : dx + width]
-                best = torch.maximum(best, torch.einsum("bchw,bchw->bhw", q, shifted))
-        nearest.append(1.0 - best)
-    return nearest
+def nearest_residuals(features: Tensor) -> Tensor:
+    """1 - the highest cosine of each volume's features to each support's within `_REACH` positions.
+
+    features: (1 + K, B, C, h, w), the query first. Returns (1 + K, K, B, h, w); an entry of a support
+    with itself means nothing.
+    """
+    unit = F.normalize(features, dim=2)
+    height, width = unit.shape[-2:]
+    supports = F.pad(unit[1:].flatten(0, 1), (_REACH,) * 4, mode="replicate").unflatten(
+        0, (-1, unit.shape[1])
+    )
+    # All cosines of a position are one small matrix product: (1 + K, C) times (C, K).
+    left = unit.permute(1, 3, 4, 0, 2).contiguous()
+    right = supports.permute(1, 3, 4, 2, 0).contiguous()
+    best = torch.full((*left.shape[:4], right.shape[-1]), -1.0, device=unit.device)
+    for dy in range(2 * _REACH + 1):
+        for dx in range(2 * _REACH + 1):
+            cosines = torch.matmul(left, right[:, dy : dy + height, dx : dx + width])
+            torch.maximum(best, cosines, out=best)
+    return 1.0 - best.permute(3, 4, 0, 1, 2)
 
 
 def _on_finest(residuals: Sequence[Tensor]) -> Tensor:
@@ -99,10 +104,13 @@ def _on_finest(residuals: Sequence[Tensor]) -> Tensor:
 class Comparer:
     """Compares batches of slices with one model on one device."""
 
-    def __init__(self, model: D24FADModel, evidence: Evidence, device: torch.device) -> None:
+    def __init__(
+        self, model: D24FADModel, evidence: Evidence, device: torch.device, encoder: Encoder | None = None
+    ) -> None:
         self.model = model.to(device).eval()
         self.evidence = evidence
         self.device = device
+        self.encoder = encoder or TorchEncoder(self.model, device)
 
     @torch.inference_mode()
     def batch(self, images: Tensor, covered: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
@@ -111,9 +119,10 @@ class Comparer:
         (B, scales, K)."""
         count, batch = images.shape[:2]
         supports = count - 1
-        teacher, embedding = self.model.teacher(images.flatten(0, 1).to(self.device))
-        student = [f.unflatten(0, (count, batch)) for f in self.model.student(embedding)]
-        distances = self._teacher_distances([f.unflatten(0, (count, batch)) for f in teacher], covered)
+        encoded = self.encoder(images.flatten(0, 1))
+        features = [f.unflatten(0, (count, batch)) for f in encoded]
+        teacher, student = features[:3], features[3:]
+        distances = self._teacher_distances(teacher, covered)
         everyone = list(range(1, count))
 
         def residual_of(target: int, against: list[int]) -> tuple[Tensor, Tensor]:
@@ -139,21 +148,15 @@ class Comparer:
         left_out = torch.stack([residual_of(out, [k for k in everyone if k != out])[0] for out in everyone])
         return full, reduced, left_out, weights
 
-    def _teacher_distances(self, teacher: list[Tensor], covered: Tensor) -> Tensor:
+    def _teacher_distances(self, teacher: Sequence[Tensor], covered: Tensor) -> Tensor:
         """(1 + K, K, B, h, w): of each volume's slices to each support's; large where a support does not
-        reach, 0 to itself (never used)."""
+        reach."""
         count, batch, _, height, width = teacher[0].shape
-        unit = [F.normalize(f, dim=2) for f in teacher]
-        distances = torch.zeros(count, count - 1, batch, height, width, device=self.device)
         if not self.evidence.teacher:
-            return distances
-        for target in range(count):
-            for support in range(1, count):
-                if target != support and (target == 0 or count > 2):
-                    pair = nearest_residuals([f[target] for f in unit], [f[support] for f in unit])
-                    distances[target, support - 1] = _on_finest(pair)
-        unreached = ~covered.to(self.device)
-        return distances + unreached * 6.0  # the worst residual of three scales
+            return torch.zeros(count, count - 1, batch, height, width, device=self.device)
+        scales = [nearest_residuals(features) for features in teacher]
+        distances = _on_finest([d.flatten(0, 2) for d in scales]).unflatten(0, scales[0].shape[:3])
+        return distances + ~covered.to(self.device) * 6.0  # the worst residual of three scales
 
 
 def compare(
@@ -174,7 +177,7 @@ def compare(
     shape = input_size(rows * prepared.spacing[1], cols * prepared.spacing[2], size, comparer.model.stride)
     grid = (shape[0] // 4, shape[1] // 4)
     parts: list[tuple[Tensor, ...]] = []
-    reach_of_each: list[Tensor] = []
+    reach: list[Tensor] = []
     done = 0
     while done < count:
         if should_cancel and should_cancel():
@@ -183,7 +186,7 @@ def compare(
             progress("compare", done, count)
         chunk = slice(done, min(done + batch, count))
         images = torch.stack([to_input(v[chunk], shape) for v in volumes])
-        covered = torch.stack([_shrink(c[part][chunk], grid) for c in prepared.covered])
+        covered = torch.stack([torch.from_numpy(on_grid(c[part][chunk], grid)) for c in prepared.covered])
         try:
             result = comparer.batch(images, covered)
         except torch.OutOfMemoryError:
@@ -195,23 +198,17 @@ def compare(
             torch.cuda.empty_cache()
             continue
         parts.append(tuple(t.cpu() for t in result if t is not None))
-        reach_of_each.append(covered)
+        reach.append(covered.sum(0))
         done = chunk.stop
     if progress:
         progress("compare", count, count)
     single = len(volumes) == 2
     weights = torch.cat([p[-1] for p in parts]).numpy()
-    covered_count = torch.cat([c.sum(0) for c in reach_of_each]).numpy().astype(np.int16)
+    covered_count = torch.cat(reach).numpy().astype(np.int16)
     full = torch.cat([p[0] for p in parts]).numpy()
     if single:
         return Comparison(full, None, None, weights, covered_count)
     reduced = torch.cat([p[1] for p in parts]).numpy()
     against_others = torch.cat([p[2] for p in parts], dim=1)
-    own = torch.cat(reach_of_each, dim=1)  # what lies outside a support's view says nothing about it
-    left_out = against_others.masked_fill(~own, torch.nan).numpy()
+    left_out = np.where(prepared.support_body_on(grid), against_others.numpy(), np.nan).astype(np.float32)
     return Comparison(full, reduced, left_out, weights, covered_count)
-
-
-def _shrink(mask: NDArray[np.bool_], grid: tuple[int, int]) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(mask)).float()[:, None]
-    return F.interpolate(tensor, grid, mode="nearest-exact")[:, 0] > 0.5

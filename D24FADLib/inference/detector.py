@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from D24FADLib.errors import Cancelled
 from D24FADLib.imaging.planes import from_canonical, slice_index, unslices
 from D24FADLib.imaging.volume import Volume
-from D24FADLib.inference.calibration import Calibration, calibrate, smooth, threshold_for
+from D24FADLib.inference.calibration import Calibration, calibrate, depth_below_surface, smooth, threshold_for
 from D24FADLib.inference.detection import Detection, SliceScore, SupportReport
 from D24FADLib.inference.findings import find, neighbourhood
 from D24FADLib.inference.options import DetectionOptions
@@ -50,6 +50,7 @@ def detect(
     from D24FADLib.inference.devices import choose_device, default_batch
     from D24FADLib.inference.models import load_model
     from D24FADLib.inference.preparation import check_inputs, prepare_study
+    from D24FADLib.inference.runtimes import choose_encoder
 
     options = options or DetectionOptions()
     tell: Progress = progress or (lambda step, done, total: None)
@@ -65,7 +66,8 @@ def detect(
         query, supports, options.plane, options.align, options.ct_window, tell, should_cancel
     )
     clock.lap("prepare")
-    comparer = Comparer(model, Evidence(**about.get("evidence", {})), device)
+    encoder = choose_encoder(options.runtime, model, device)
+    comparer = Comparer(model, Evidence(**about.get("evidence", {})), device, encoder)
     batch = options.batch or default_batch(device, 1 + len(supports))
     compared = compare(prepared, comparer, int(about.get("input_size", 256)), batch, tell, should_cancel)
     clock.lap("compare")
@@ -115,7 +117,7 @@ def detect(
     detection.record.update(
         run_record(
             detection, supports, asdict(options), metadata, clock.seconds,
-            {"type": str(device), "torch": torch.__version__, "batch": batch},
+            {"type": str(device), "runtime": encoder.name, "torch": torch.__version__, "batch": batch},
         )
     )  # fmt: skip
     return detection
@@ -138,6 +140,8 @@ class _Scored:
     """Residuals of the box turned into scores, all on the feature grid (n, h, w)."""
 
     def __init__(self, prepared: Prepared, compared: Comparison) -> None:
+        from D24FADLib.inference.preparation import on_grid
+
         box_shape = [side.stop - side.start for side in _closed(prepared)]
         grid = compared.full.shape
         # mm of one position along slice, row, column
@@ -151,15 +155,16 @@ class _Scored:
         in_plane = (self.pitch[1] + self.pitch[2]) / 2
         sigma = (min(in_plane / self.pitch[0], 1.0) if grid[0] > 1 else 0.0, 1.0, 1.0)
         self.reached = compared.covered > 0
-        self.body = _on_grid(prepared.body[prepared.box], grid) & self.reached
+        self.body = on_grid(prepared.body[prepared.box], grid[1:]) & self.reached
         self.residual = np.where(self.reached, smooth(compared.full, sigma), 0).astype(np.float32)
         self.calibration: Calibration | None = None
         if compared.left_out is not None and compared.reduced is not None:
             left_out = np.stack([_smooth_known(one, sigma) for one in compared.left_out])
-            self.calibration = calibrate(left_out, self.body)
+            self.calibration = calibrate(left_out, self.pitch)
             # With one support left, K - 1 of them may be none: there the full comparison has to do.
             reduced = np.where(compared.covered > 1, compared.reduced, compared.full)
-            scores = self.calibration.scores(smooth(reduced, sigma))
+            depth = depth_below_surface(on_grid(prepared.body[prepared.box], grid[1:]), self.pitch)
+            scores = self.calibration.scores(smooth(reduced, sigma), depth)
         else:
             scores = self.residual
         self.scores = np.where(self.body, scores, 0).astype(np.float32)
@@ -249,12 +254,6 @@ def _closed(prepared: Prepared) -> list[slice]:
     return [slice(*side.indices(shape[axis])[:2]) for axis, side in enumerate(prepared.box)]
 
 
-def _on_grid(mask: NDArray[np.bool_], grid: tuple[int, ...]) -> NDArray[np.bool_]:
-    rows = np.linspace(0, mask.shape[1] - 1, grid[1]).round().astype(int)
-    cols = np.linspace(0, mask.shape[2] - 1, grid[2]).round().astype(int)
-    return np.asarray(mask[:, rows][:, :, cols])
-
-
 def _smooth_known(residual: NDArray[np.float32], sigma: tuple[float, float, float]) -> NDArray[np.float32]:
     """Smoothing that leaves out NaN, and keeps it where nothing is known."""
     known = ~np.isnan(residual)
@@ -302,7 +301,8 @@ def _support_reports(
         if own is not None:
             others = np.delete(own, k)
             # With few others their spread is uncertain: 0.25 is a floor seen between normal subjects.
-            stands_out = own[k] - others.mean() > _STANDS_OUT * max(float(others.std(ddof=1)), 0.25)
+            allowed = _STANDS_OUT * max(float(others.std(ddof=1)), 0.25)
+            stands_out = bool(own[k] - others.mean() > allowed)
         reports.append(
             SupportReport(
                 support.name, moved.similarity, moved.overlap, float(weights[k]),

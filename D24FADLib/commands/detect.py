@@ -1,0 +1,149 @@
+"""`d24fad detect`: find anomalies in one study."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from D24FADLib.commands.progress import Reporter
+from D24FADLib.errors import InputError
+
+if TYPE_CHECKING:
+    from D24FADLib.inference.detection import Detection
+    from D24FADLib.inference.options import DetectionOptions
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "detect",
+        help="find anomalies in one study",
+        description="Compare a study, slice by slice, with a few normal references of the same protocol. "
+        "Reads NIfTI, NRRD, MetaImage, DICOM folders and pictures. Research use only; not a diagnosis.",
+    )
+    parser.add_argument("query", metavar="QUERY", help="the study: a file or a DICOM folder")
+    parser.add_argument(
+        "--support",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="a normal reference; 2 to 8 are advised",
+    )
+    parser.add_argument(
+        "--output", "-o", required=True, type=Path, metavar="DIR", help="folder of the results"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run's results in DIR")
+    parser.add_argument("--series", metavar="UID", help="the series of QUERY, where its folder holds several")
+    add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a detection, shared with the demo."""
+    parser.add_argument("--plane", choices=["axial", "coronal", "sagittal"], help="default: as acquired")
+    parser.add_argument(
+        "--align",
+        choices=["none", "position", "rigid", "affine"],
+        help="how references are brought onto the study (default: affine for volumes, none for pictures)",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--runtime", choices=["auto", "torch", "openvino"], default="auto")
+    parser.add_argument("--model", default=None, metavar="NAME|PATH", help="embedded model or bundle folder")
+    parser.add_argument(
+        "--threshold", type=float, metavar="X", help="on the map; default from the references"
+    )
+    parser.add_argument(
+        "--false-positives-per-study",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="sets the default threshold: findings that a normal study may have on average",
+    )
+    parser.add_argument(
+        "--ct-window", default="auto", choices=["auto", "brain", "soft", "lung", "bone"], help="for CT"
+    )
+    parser.add_argument("--batch", type=int, metavar="N", help="slices compared at a time")
+    parser.add_argument("--json", action="store_true", help="progress and result as JSON lines")
+
+
+def options_from(args: argparse.Namespace) -> DetectionOptions:
+    """The parsed options; InputError for values out of range."""
+    from D24FADLib.imaging.alignment import Alignment
+    from D24FADLib.imaging.planes import Plane
+    from D24FADLib.inference.options import DEFAULT_MODEL, DetectionOptions
+
+    if args.batch is not None and args.batch < 1:
+        raise InputError("--batch: give 1 or more slices")
+    if args.false_positives_per_study <= 0:
+        raise InputError("--false-positives-per-study: give a number above 0")
+    return DetectionOptions(
+        plane=Plane(args.plane) if args.plane else None,
+        align=Alignment(args.align) if args.align else None,
+        model=args.model or DEFAULT_MODEL,
+        device=args.device,
+        runtime=args.runtime,
+        threshold=args.threshold,
+        false_positives_per_study=args.false_positives_per_study,
+        ct_window=args.ct_window,
+        batch=args.batch,
+    )
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> int:
+    from D24FADLib.imaging.reading import read_volume
+    from D24FADLib.inference.detector import detect
+    from D24FADLib.inference.outputs import check_output_folder, write_outputs
+
+    options = options_from(args)
+    check_output_folder(args.output, args.overwrite)
+    paths = [args.query, *args.support]
+    volumes = []
+    for number, path in enumerate(paths):
+        reporter.progress("read", number, len(paths))
+        volumes.append(read_volume(path, args.series if number == 0 else None))
+    detection = detect(volumes[0], volumes[1:], options, progress=reporter.progress)
+    files = write_outputs(
+        detection,
+        args.output,
+        overwrite=args.overwrite,
+        progress=lambda done, total: reporter.progress("write", done, total),
+    )
+    for warning in detection.warnings:
+        reporter.warning(warning)
+    reporter.result(summarise(detection, args.output, files))
+    return 0
+
+
+def summarise(detection: Detection, folder: Path, files: dict[str, Path]) -> dict[str, Any]:
+    """The result event: numbers for machines, a text for people."""
+    return {
+        "output": str(folder),
+        "files": {role: str(path) for role, path in files.items()},
+        "score": detection.score,
+        "threshold": detection.threshold,
+        "calibrated": detection.calibrated,
+        "findings": detection.record["findings"],
+        "supports": detection.record["supports"],
+        "seconds": detection.record["seconds"],
+        "text": findings_text(detection, folder),
+    }
+
+
+def findings_text(detection: Detection, folder: Path, most: int = 5) -> str:
+    """The strongest findings as a small table."""
+    count = len(detection.findings)
+    lines = [
+        f"{count} candidate finding{'s' * (count != 1)} above {detection.threshold:.2f} "
+        f"(study score {detection.score:.2f})"
+    ]
+    if count:
+        lines.append("rank   peak   volume ml    centre R, A, S mm        slice")
+    for f in detection.findings[:most]:
+        r, a, s = f.center_ras
+        lines.append(
+            f"{f.rank:4d} {f.peak:6.2f} {f.volume_ml:11.2f}   {r:7.1f} {a:7.1f} {s:7.1f}   {f.slice:6d}"
+        )
+    if count > most:
+        lines.append(f"     and {count - most} more in findings.csv")
+    lines.append(f"Results: {folder}  (research use only; not a diagnosis)")
+    return "\n".join(lines)

@@ -1,0 +1,143 @@
+"""A detection's files: written aside first, so that the output folder holds all of them or none."""
+
+from __future__ import annotations
+
+import colorsys
+import csv
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from D24FADLib.errors import OutputError
+from D24FADLib.imaging.writing import SegmentDescription, write_segmentation, write_volume
+from D24FADLib.inference.detection import Detection
+
+# What a run may leave in its folder; with overwrite, older ones of these are removed and nothing else.
+_OWN_FILES = (
+    "anomaly_map.nrrd", "residual_map.nrrd", "expected_normal.nrrd", "weights_[0-9]*.nrrd",
+    "findings.seg.nrrd", "findings.csv", "slices.csv", "run.json", "overview.png",
+)  # fmt: skip
+_FINDING_COLUMNS = (
+    "rank", "peak", "mean", "volume_ml", "center_r", "center_a", "center_s", "peak_r", "peak_a", "peak_s",
+    "slice",
+)  # fmt: skip
+
+
+def check_output_folder(folder: Path, overwrite: bool) -> None:
+    """Raise OutputError before the work rather than after it."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder.name}: is a file; choose a folder for the results")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise OutputError(f"{folder.name}: not empty; choose another folder or say --overwrite")
+    parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"{folder.name}: no permission to write there; choose another folder")
+
+
+def write_outputs(
+    detection: Detection,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    overview: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Path]:
+    """Write all files of a detection and return them by role.
+
+    Raises OutputError; then the folder is as it was. Files in it that are not a run's stay.
+    """
+    check_output_folder(folder, overwrite)
+    volumes = {
+        "anomaly_map": detection.anomaly_map,
+        "residual_map": detection.residual_map,
+        "expected_normal": detection.expected_normal,
+        **{f"weights_{k:02d}": volume for k, volume in enumerate(detection.weights, start=1)},
+    }
+    total = len(volumes) + 2
+    with _written_aside(folder) as aside:
+        for done, (role, volume) in enumerate(volumes.items()):
+            if progress:
+                progress(done, total)
+            write_volume(volume, aside / f"{role}.nrrd")
+        segments = [
+            SegmentDescription(f"Finding {f.rank}", f.rank, finding_color(f.rank)) for f in detection.findings
+        ]
+        write_segmentation(detection.labels, detection.query, segments, aside / "findings.seg.nrrd")
+        _write_findings(detection, aside / "findings.csv")
+        _write_slices(detection, aside / "slices.csv")
+        record = json.dumps(detection.record, indent=2, allow_nan=False)
+        (aside / "run.json").write_text(record + "\n", encoding="utf-8")
+        if progress:
+            progress(total - 1, total)
+        if overview:
+            from D24FADLib.inference.overview import draw_overview
+
+            draw_overview(detection, aside / "overview.png")
+        names = sorted(p.name for p in aside.iterdir())
+        if progress:
+            progress(total, total)
+    return {name.split(".")[0]: folder / name for name in names}
+
+
+@contextmanager
+def _written_aside(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside the output; its files move over when the body ends well."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".d24fad-", dir=folder.parent))
+    except OSError as error:
+        raise OutputError(f"{folder.name}: cannot be created ({error.strerror})") from None
+    try:
+        yield aside
+        if folder.is_dir():
+            for pattern in _OWN_FILES:
+                for stale in folder.glob(pattern):
+                    stale.unlink()
+            for file in aside.iterdir():
+                os.replace(file, folder / file.name)
+        else:
+            os.chmod(aside, 0o777 & ~_umask())
+            os.replace(aside, folder)
+    except OSError as error:
+        raise OutputError(f"{folder.name}: cannot be written ({error.strerror}); is the disk full?") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def finding_color(rank: int) -> tuple[float, float, float]:
+    """Strong, distinct colours; red for the first."""
+    red, green, blue = colorsys.hsv_to_rgb(((rank - 1) * 0.618034) % 1.0, 0.85, 1.0)
+    return (round(red, 3), round(green, 3), round(blue, 3))
+
+
+def _write_findings(detection: Detection, path: Path) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(_FINDING_COLUMNS)
+        for finding in detection.findings:
+            row = asdict(finding)
+            numbers = [row["peak"], row["mean"], row["volume_ml"], *row["center_ras"], *row["peak_ras"]]
+            writer.writerow(
+                [finding.rank, *(f"{n:.4g}" if abs(n) < 1 else f"{n:.2f}" for n in numbers), finding.slice]
+            )
+
+
+def _write_slices(detection: Detection, path: Path) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["slice", "peak", "mean", *(f"weight_{k + 1:02d}" for k in range(len(detection.weights)))]
+        )
+        for row in detection.slices:
+            writer.writerow([row.index, *(f"{n:.4f}" for n in (row.peak, row.mean, *row.weights))])
