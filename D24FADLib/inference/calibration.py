@@ -20,6 +20,7 @@ the others, so that no support is judged by itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +109,7 @@ def calibrate(left_out: NDArray[np.float32], pitch_mm: Sigma) -> Calibration:
     return Calibration(local, by_depth, spread, support_scores)
 
 
-def _class_means(sums: NDArray[np.float64], hits: NDArray[np.int_]) -> NDArray[np.float64]:
+def _class_means(sums: NDArray[np.float64], hits: NDArray[Any]) -> NDArray[np.float64]:
     """Mean per class; that of all where a class was not seen."""
     overall = sums.sum() / max(hits.sum(), 1) if hits.sum() else 1.0
     return np.where(hits > 0, sums / np.maximum(hits, 1), overall)

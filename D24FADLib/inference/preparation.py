@@ -150,9 +150,19 @@ def prepare_study(
     row, col = in_plane_spacing(canonical, plane)
     spacing = (slice_spacing(canonical, plane), row, col)
     return Prepared(
-        canonical, plane, modality, slices(ready, plane), tuple(arrays), body, tuple(covered), tuple(bodies), tuple(aligned),
-        _body_box(body, spacing), spacing, tuple(warnings),
-    )  # fmt: skip
+        canonical=canonical,
+        plane=plane,
+        modality=modality,
+        query=slices(ready, plane),
+        supports=tuple(arrays),
+        body=body,
+        covered=tuple(covered),
+        support_bodies=tuple(bodies),
+        aligned=tuple(aligned),
+        box=_body_box(body, spacing),
+        spacing=spacing,
+        warnings=tuple(warnings),
+    )
 
 
 def _matched(
