@@ -1,0 +1,119 @@
+"""What the index keeps of one file: enough to list and to place it, and nothing that names the patient.
+
+The patient appears only as a keyed hash, made with a salt that each index draws for itself: it groups
+studies, and says nothing outside that index.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Any
+
+from . import headers
+from .frames import NOT_IMAGES, SECONDARY_CAPTURE, frames_of, sop_class
+from .traits import technical_tags
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
+_IDENTIFYING = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "AccessionNumber",
+    "OtherPatientIDs",
+    "OtherPatientNames",
+    "PatientAddress",
+    "PatientTelephoneNumbers",
+    "ReferringPhysicianName",
+    "StudyID",
+)
+_WITHHELD = "(withheld)"
+
+
+def record_of(path: str, salt: bytes) -> dict[str, Any]:
+    """The index's record of a file: {"problem": text} or the fields of `_describe`. Call within `quiet`."""
+    try:
+        header, pixels = headers.read_header(path)
+        return _describe(header, pixels, path, salt)
+    except headers.Unreadable as error:
+        return {"problem": str(error)}
+
+
+def _describe(header: Dataset, pixels: bool, path: str, salt: bytes) -> dict[str, Any]:
+    kind = sop_class(header)
+    if kind == _DICOMDIR_CLASS:
+        return {"dicomdir": listed_files(header)}
+    found: dict[str, Any] = {}
+    for name, keyword in (("study", "StudyInstanceUID"), ("series", "SeriesInstanceUID"), ("sop", "SOPInstanceUID")):
+        value = headers.uid(header, keyword)
+        if value is None:
+            raise headers.Unreadable(f"its {keyword} is not a UID")
+        found[name] = value
+    identity = _identity(header)
+    found["patient"] = _patient_key(header, salt, found["study"])
+    frames = frames_of(header, path)
+    found["content"] = _content(kind, bool(frames), pixels)
+    if found["content"] == "no pixel data":
+        raise headers.Unreadable("an image without pixel data")
+    found["frames"] = [frame.to_plain() for frame in frames] if not found["content"] else []
+    found["traits"] = {
+        "modality": headers.text(header, "Modality"),
+        "body_part": _without(headers.text(header, "BodyPartExamined"), identity),
+        "description": _without(headers.text(header, "SeriesDescription"), identity),
+        "date": headers.text(header, "StudyDate")[:8],
+        "number": headers.whole(header, "SeriesNumber") or 0,
+        "syntax": headers.text(header.file_meta, "TransferSyntaxUID"),
+        "capture": kind == SECONDARY_CAPTURE,
+        "tags": {
+            key: _without(value, identity) if isinstance(value, str) else value
+            for key, value in technical_tags(header).items()
+        },
+    }
+    return found
+
+
+def _content(kind: str, framed: bool, pixels: bool) -> str:
+    """"" for an image, else what the object is."""
+    if kind in NOT_IMAGES:
+        return NOT_IMAGES[kind]
+    if framed:
+        return "" if pixels else "no pixel data"
+    return "no image"
+
+
+def listed_files(header: Dataset) -> list[list[str]]:
+    """The path parts that a DICOMDIR (PS3.10 section 8) lists; parts that would lead elsewhere are dropped."""
+    found = []
+    for item in headers.items(header, "DirectoryRecordSequence"):
+        value = headers.get(item, "ReferencedFileID")
+        if value is None:
+            continue
+        parts = [str(part) for part in ([value] if isinstance(value, str) else value)]
+        if parts and all(re.fullmatch(r"[A-Za-z0-9_.\-]{1,64}", p) and p not in (".", "..") for p in parts):
+            found.append(parts)
+    return found
+
+
+def _patient_key(header: Dataset, salt: bytes, study: str) -> str:
+    own = [headers.text(header, keyword) for keyword in ("PatientID", "IssuerOfPatientID")]
+    who = "\0".join(own) if own[0] else "\0".join((headers.text(header, "PatientName"), study))
+    return hashlib.blake2b(who.encode("utf-8", "replace"), key=salt, digest_size=12).hexdigest()
+
+
+def _identity(header: Dataset) -> set[str]:
+    """Words that name the patient, lower case, three letters or more."""
+    words: set[str] = set()
+    for keyword in _IDENTIFYING:
+        shown = headers.text(header, keyword).lower()
+        words.update(word for word in re.split(r"[\s^=\\,;/_]+", shown) if len(word) > 2)
+    return words
+
+
+def _without(shown: str, identity: set[str]) -> str:
+    """Free text, or that it is withheld because it repeats the patient's name or numbers."""
+    words = set(re.split(r"[\s^=\\,;/_]+", shown.lower()))
+    long = [word for word in identity if len(word) > 4]
+    return _WITHHELD if words & identity or any(word in shown.lower() for word in long) else shown
