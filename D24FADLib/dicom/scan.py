@@ -14,8 +14,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty, Queue
 from threading import Thread
-from typing import Any, cast
+from typing import Any
 
 from . import headers
 from .records import record_of
@@ -25,7 +26,7 @@ Progress = Callable[[int, int], bool | None]
 
 # Below this many files a second process costs more than it saves.
 _PARALLEL_FROM = 800
-_CHUNK = 64
+_CHUNK = 8  # paths on the way at once: less than a pipe holds
 _CRASHED = "damaged: reading it ended the program that read it"
 
 
@@ -41,8 +42,6 @@ def scan(paths: Sequence[str], salt: bytes, workers: int | None = None) -> Itera
 
 
 def _scan_parallel(paths: Sequence[str], salt: bytes, workers: int) -> Iterator[tuple[str, Record]]:
-    from queue import Queue
-
     chunks: Queue[list[str]] = Queue()
     for start in range(0, len(paths), _CHUNK):
         chunks.put(list(paths[start : start + _CHUNK]))
@@ -66,15 +65,17 @@ def _feed(chunks: Any, answers: Any, salt: bytes) -> None:
         while not chunks.empty():
             try:
                 chunk = chunks.get_nowait()
-            except Exception:  # another thread took the last one
+            except Empty:  # another thread took the last one
                 break
-            for path in chunk:
+            while chunk:
                 worker = worker or _start(salt)
-                record = _ask(worker, path)
-                if record is None:
+                records = _ask(worker, chunk)
+                if len(records) < len(chunk):  # it died of the file after the last answered one
                     worker = None
-                    record = {"problem": _CRASHED}
-                answers.put((path, record))
+                    records.append({"problem": _CRASHED})
+                for answer in zip(chunk, records, strict=False):
+                    answers.put(answer)
+                chunk = chunk[len(records) :]
     finally:
         if worker is not None:
             _stop(worker)
@@ -99,17 +100,20 @@ def _start(salt: bytes) -> subprocess.Popen[str]:
     return worker
 
 
-def _ask(worker: subprocess.Popen[str], path: str) -> Record | None:
-    """The record of one path; None where the worker died of it."""
+def _ask(worker: subprocess.Popen[str], chunk: Sequence[str]) -> list[Record]:
+    """The records of some paths; fewer than asked for where the worker died."""
     assert worker.stdin is not None and worker.stdout is not None
+    records: list[Record] = []
     try:
-        worker.stdin.write(json.dumps(path) + "\n")
+        worker.stdin.write("".join(json.dumps(path) + "\n" for path in chunk))
         worker.stdin.flush()
-        line = worker.stdout.readline()
-        return cast("Record", json.loads(line)) if line else None
+        while len(records) < len(chunk) and (line := worker.stdout.readline()):
+            records.append(json.loads(line))
     except (OSError, ValueError):
+        pass
+    if len(records) < len(chunk):
         _stop(worker)
-        return None
+    return records
 
 
 def _stop(worker: subprocess.Popen[str]) -> None:
