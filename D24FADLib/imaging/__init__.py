@@ -1,1 +1,1 @@
-"""Volumes and their geometry: reading, writing, planes, intensity and alignment. Knows nothing of networks."""
+"""Volumes and their geometry: reading, writing, planes, intensity, alignment. Knows nothing of networks."""

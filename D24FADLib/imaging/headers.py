@@ -1,0 +1,157 @@
+"""What a file's own header says, before ITK mends it silently.
+
+ITK replaces a NIfTI spacing of 0 by 1, turns negative spacings into flips, and reads a cut-off NIfTI as
+if the rest were there. All three would put findings in the wrong place, so headers are checked here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+
+from ..errors import InputError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_CHUNK = 1 << 22
+_MAX_TEXT_HEADER = 1 << 20
+
+
+def check_spacing(name: str, spacing: list[float]) -> None:
+    """Raises InputError unless each spacing (mm) is a positive number."""
+    if not all(math.isfinite(value) and value > 0 for value in spacing):
+        shown = " x ".join(f"{value:g}" for value in spacing)
+        raise InputError(
+            f"{name}: the header gives a voxel spacing of {shown} mm, and each must be positive. "
+            "Export the image again, or correct its header."
+        )
+
+
+def check_direction(name: str, columns: np.ndarray) -> None:
+    """Raises InputError unless the columns of this (n, n) matrix are orthonormal (within 1e-3)."""
+    if not np.allclose(columns.T @ columns, np.eye(len(columns)), atol=1e-3):
+        raise InputError(
+            f"{name}: the axes of the image are not perpendicular to each other (sheared or damaged "
+            "orientation in the header). Resample it to a regular grid first."
+        )
+
+
+def check_nifti(path: Path) -> None:
+    """Spacing, sizes and completeness of a NIfTI-1, NIfTI-2 or Analyze file; raises InputError."""
+    name = path.name
+    with path.open("rb") as raw:
+        zipped = raw.read(2) == _GZIP_MAGIC
+        raw.seek(0)
+        stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if zipped else raw
+        try:
+            header = stream.read(544)
+            order, version = _nifti_version(name, header)
+            needed = _check_nifti_header(name, header, order, version)
+            held = len(header)
+            # Reading to the end also verifies gzip's own checksum.
+            while block := stream.read(_CHUNK):
+                held += len(block)
+        except (EOFError, OSError, zlib.error) as error:
+            raise InputError(_cut_off(name)) from error
+    if held < needed:
+        raise InputError(_cut_off(name))
+
+
+def _cut_off(name: str) -> str:
+    return f"{name}: the file is damaged or cut off before its end. Copy or export it again."
+
+
+def _nifti_version(name: str, header: bytes) -> tuple[str, int]:
+    for order in "<>":
+        for version, length in ((1, 348), (2, 540)):
+            if len(header) >= length and struct.unpack_from(order + "i", header)[0] == length:
+                return order, version
+    raise InputError(f"{name}: not a NIfTI image, although its name ends like one. Give an image file.")
+
+
+def _check_nifti_header(name: str, header: bytes, order: str, version: int) -> int:
+    """Returns how many bytes the (unzipped) file must hold."""
+    if version == 1:
+        dim = struct.unpack_from(order + "8h", header, 40)
+        bits = struct.unpack_from(order + "h", header, 72)[0]
+        pixdim = struct.unpack_from(order + "8f", header, 76)
+        offset = struct.unpack_from(order + "f", header, 108)[0]
+        single_file = header[344:348] == b"n+1\0"
+    else:
+        dim = struct.unpack_from(order + "8q", header, 16)
+        bits = struct.unpack_from(order + "h", header, 14)[0]
+        pixdim = struct.unpack_from(order + "8d", header, 104)
+        offset = struct.unpack_from(order + "q", header, 168)[0]
+        single_file = header[4:7] == b"n+2"
+    axes = dim[0]
+    if not 1 <= axes <= 7 or any(size < 1 for size in dim[1 : axes + 1]) or not math.isfinite(offset):
+        raise InputError(f"{name}: the NIfTI header is damaged (impossible sizes). Export the image again.")
+    check_spacing(name, list(pixdim[1 : min(axes, 3) + 1]))
+    if not single_file:
+        return len(header)
+    return int(offset) + math.prod(dim[1 : axes + 1]) * bits // 8
+
+
+def _text_fields(path: Path, separator: str, last: str = "") -> dict[str, str]:
+    """The `key<separator>value` lines of a text header, to the first empty line or the key `last`."""
+    fields: dict[str, str] = {}
+    with path.open("rb") as stream:
+        for raw in stream.read(_MAX_TEXT_HEADER).split(b"\n"):
+            line = raw.decode("latin-1").strip()
+            if not line:
+                break
+            key, found, value = line.partition(separator)
+            if found and not line.startswith("#"):
+                fields[key.strip().lower()] = value.strip()
+            if last and key.strip().lower() == last:
+                break
+    return fields
+
+
+def _numbers(text: str) -> list[float]:
+    values = []
+    for word in text.replace(",", " ").split():
+        try:
+            values.append(float(word))
+        except ValueError:
+            values.append(math.nan)
+    return values
+
+
+def check_nrrd(path: Path) -> None:
+    """Spacing and orientation of a NRRD header; raises InputError."""
+    fields = _text_fields(path, ":")
+    if "space directions" in fields:
+        vectors = [_numbers(part.strip("( ")) for part in fields["space directions"].split(")")]
+        # "none" stands for an axis outside space (colour, time).
+        spatial = [vector for vector in vectors if len(vector) > 1]
+        if spatial and len({len(vector) for vector in spatial}) == 1:
+            matrix = np.array(spatial).T
+            lengths = np.linalg.norm(matrix, axis=0)
+            check_spacing(path.name, lengths.tolist())
+            if matrix.shape[0] == matrix.shape[1]:
+                check_direction(path.name, matrix / lengths)
+    elif "spacings" in fields:
+        kinds = fields.get("kinds", "").split()
+        spacing = _numbers(fields["spacings"])
+        outside = {"list", "vector", "rgb-color", "rgba-color", "3-vector", "complex", "time"}
+        # NaN is NRRD's way to say that an axis has no spacing; fine for colour, not for space.
+        kept = [v for i, v in enumerate(spacing) if i >= len(kinds) or kinds[i].lower() not in outside]
+        check_spacing(path.name, [v for v in kept if kinds or not math.isnan(v)])
+
+
+def check_meta(path: Path) -> None:
+    """Spacing and orientation of a MetaImage header; raises InputError."""
+    fields = _text_fields(path, "=", last="elementdatafile")
+    if "elementspacing" in fields:
+        check_spacing(path.name, _numbers(fields["elementspacing"]))
+    matrix_text = next((fields[k] for k in ("transformmatrix", "rotation", "orientation") if k in fields), "")
+    matrix = _numbers(matrix_text)
+    axes = math.isqrt(len(matrix))
+    if matrix and axes * axes == len(matrix):
+        check_direction(path.name, np.array(matrix).reshape(axes, axes).T)
