@@ -18,7 +18,6 @@ from .stacks import Stack
 
 Array = NDArray[np.float64]
 
-_TILT_DEGREES = 0.5
 _IN_PLANE_TOLERANCE_MM = 0.1
 # More than this of the stack invented between measured slices, or a hole wider than this: refused.
 _MOST_MISSING = 0.15
@@ -162,7 +161,7 @@ def _shifts(
     height = float(along[-1] - along[0])
     tilt = float(np.degrees(np.arctan2(drift, height)))
     largest = float(np.linalg.norm(offsets, axis=1).max())
-    if tilt <= _TILT_DEGREES and largest <= max(_IN_PLANE_TOLERANCE_MM, 0.5 * min(in_plane)):
+    if largest <= max(_IN_PLANE_TOLERANCE_MM, 0.5 * min(in_plane)):
         return None, "", nothing
     line = np.outer((along - along[0]) / height, offsets[-1])
     if np.abs(offsets - line).max() > max(_IN_PLANE_TOLERANCE_MM, 0.5 * min(in_plane)):
@@ -170,8 +169,6 @@ def _shifts(
             f"{name}: the slices are shifted against each other by up to {largest:.1f} mm, and not along a line. "
             "They are no stack; choose another series."
         )
-    if tilt <= _TILT_DEGREES:
-        return None, "", nothing
     if tilt > 45:
         raise InputError(f"{name}: the slices are stacked at {tilt:.0f} degrees to their normal. Choose another series.")
     pixels = offsets / np.array(in_plane)

@@ -15,6 +15,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,9 +148,37 @@ def expected_pixel_bytes(header: Dataset) -> int:
     return (bits + 7) // 8
 
 
+@lru_cache(maxsize=None)
+def _dictionary(keyword: str) -> tuple[Any, str]:
+    """The tag of a keyword, and its value representation where it is one of plain ASCII, else ""."""
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+    from pydicom.tag import Tag
+
+    tag = Tag(tag_for_keyword(keyword) or keyword)
+    vr = dictionary_VR(tag)
+    return tag, vr if vr in ("UI", "CS", "DS", "IS", "DA", "TM") else ""
+
+
+def _ascii(dataset: Dataset, keyword: str) -> str | None:
+    """The value of a plain ASCII element straight from its bytes; None where pydicom has to parse it.
+
+    pydicom's own conversion of a header takes several times as long as reading it.
+    """
+    tag, vr = _dictionary(keyword)
+    if not vr:
+        return None
+    element = dataset.get_item(tag) if tag in dataset else None
+    if element is None:
+        return ""
+    value = getattr(element, "value", None)
+    if not isinstance(value, bytes) or getattr(element, "VR", None) not in (None, vr):
+        return None
+    return value.decode("ascii", "replace").rstrip("\0 ")
+
+
 def get(dataset: Dataset | None, keyword: str) -> Any:
     """The value of an attribute; None where absent, empty or not to be parsed."""
-    if dataset is None:
+    if dataset is None or _dictionary(keyword)[0] not in dataset:
         return None
     try:
         value = dataset.get(keyword)
@@ -160,24 +189,37 @@ def get(dataset: Dataset | None, keyword: str) -> Any:
 
 def text(dataset: Dataset | None, keyword: str) -> str:
     """An attribute as text without control characters, "" where there is none."""
-    value = get(dataset, keyword)
-    if value is None:
+    if dataset is None:
         return ""
-    try:
-        joined = str(value) if isinstance(value, str) or not hasattr(value, "__iter__") else "\\".join(map(str, value))
-    except Exception:  # a value whose text cannot be made
-        return ""
-    return "".join(c for c in joined if c.isprintable()).strip()
+    shown = _ascii(dataset, keyword)
+    if shown is None:
+        value = get(dataset, keyword)
+        if value is None:
+            return ""
+        plain = isinstance(value, str) or not hasattr(value, "__iter__")
+        try:
+            shown = str(value) if plain else "\\".join(map(str, value))
+        except Exception:  # a value whose text cannot be made
+            return ""
+    return shown.strip() if shown.isprintable() else "".join(c for c in shown if c.isprintable()).strip()
 
 
 def numbers(dataset: Dataset | None, keyword: str) -> tuple[float, ...]:
     """An attribute as finite numbers; () where absent or where any value is none."""
-    value = get(dataset, keyword)
-    if value is None:
+    if dataset is None:
         return ()
-    items = value if hasattr(value, "__iter__") and not isinstance(value, (str, bytes)) else (value,)
+    parts: Any = _ascii(dataset, keyword)
+    if parts is None:
+        value = get(dataset, keyword)
+        if value is None:
+            return ()
+        parts = value if hasattr(value, "__iter__") and not isinstance(value, (str, bytes)) else (value,)
+    elif not parts:
+        return ()
+    else:
+        parts = parts.split("\\")
     try:
-        found = tuple(float(item) for item in items)
+        found = tuple(float(item) for item in parts)
     except (TypeError, ValueError, OverflowError):
         return ()
     return found if all(math.isfinite(item) for item in found) else ()
@@ -197,11 +239,15 @@ def whole(dataset: Dataset | None, keyword: str) -> int | None:
 
 def uid(dataset: Dataset | None, keyword: str) -> str | None:
     """A UID; "" where absent or empty, None where the value is no UID (a path, a name, too long)."""
-    value = get(dataset, keyword)
-    if value is None:
+    if dataset is None:
         return ""
-    shown = str(value).strip("\0 ") if isinstance(value, str) else ""
-    return shown if is_uid(shown) else None
+    shown = _ascii(dataset, keyword)
+    if shown is None:
+        value = get(dataset, keyword)
+        if value is None:
+            return ""
+        shown = value.strip("\0 ") if isinstance(value, str) else "?"
+    return (shown if is_uid(shown) else None) if shown else ""
 
 
 def is_uid(value: str) -> bool:

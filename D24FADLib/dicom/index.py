@@ -182,7 +182,7 @@ def _catalog(database: sqlite3.Connection, root: Path, read: int, known: int) ->
             groups.setdefault((patient, study, series), []).append((path, record))
     patients: dict[str, int] = {}
     entries = [
-        _entry(key, members, patients.setdefault(key[0], len(patients) + 1), base)
+        _entry(key, members, patients.setdefault(key[0], len(patients) + 1))
         for key, members in groups.items()
     ]
     entries.sort(key=lambda e: (e.patient, e.study_uid, e.number, e.uid))
@@ -196,17 +196,15 @@ def _absent(dicomdir: Path, listed: list[list[str]]) -> list[tuple[str, str]]:
     return [(str(dicomdir), f"lists {gone} files that are not there")] if gone else []
 
 
-def _entry(
-    key: tuple[str, str, str], members: list[tuple[str, Any]], patient: int, base: str
-) -> SeriesEntry:
+def _entry(key: tuple[str, str, str], members: list[tuple[str, Any]], patient: int) -> SeriesEntry:
     _, study, series = key
     first = next((record for _, record in members if record["frames"]), members[0][1])
     traits = first["traits"]
     frames = [Frame.from_plain(path, plain) for path, record in members for plain in record["frames"]]
     local = not series
-    if local:  # a number of its own, the same for the same place, so that the series can be asked for
-        places = "\0".join(sorted({os.path.dirname(os.path.relpath(path, base)) for path, _ in members}))
-        series = f"2.25.{int.from_bytes(hashlib.sha256((key[0] + places).encode('utf-8', 'replace')).digest()[:15])}"
+    if local:  # a number of its own, always the same for the same images, so that it can be asked for
+        images = "\0".join(sorted(frame.sop_instance_uid or frame.path for frame in frames))
+        series = f"2.25.{int.from_bytes(hashlib.sha256(images.encode('utf-8', 'replace')).digest()[:15], 'big')}"
     return SeriesEntry(
         uid=series,
         study_uid=study,

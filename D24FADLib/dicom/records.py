@@ -108,6 +108,8 @@ def _identity(header: Dataset) -> set[str]:
     words: set[str] = set()
     for keyword in _IDENTIFYING:
         shown = headers.text(header, keyword).lower()
+        if not shown:
+            continue
         words.update(word for word in re.split(r"[\s^=\\,;/_]+", shown) if len(word) > 2)
     return words
 
