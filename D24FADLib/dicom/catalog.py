@@ -122,7 +122,9 @@ class SeriesEntry:
     def read(self, stack: int | None = None) -> SeriesReading:
         """The volume; raises InputError."""
         if self.content or not self.frames:
-            raise InputError(f"series {self.uid}: holds {self.content or 'no images'}. Choose an image series.")
+            raise InputError(
+                f"series {self.uid}: holds {self.content or 'no images'}. Choose an image series."
+            )
         return read_frames(self.frames, f"series {self.uid}", stack, self.notes)
 
 
@@ -151,7 +153,8 @@ class Catalog:
                 return entry
         shown = series_uid if _printable(series_uid) else "of that name"
         raise InputError(
-            f"{self.name}: holds no series {shown}. `d24fad series` lists the {len(self.series)} that it holds."
+            f"{self.name}: holds no series {shown}. `d24fad series` lists the {len(self.series)} that it "
+            "holds."
         )
 
     def only(self) -> SeriesEntry:
@@ -181,7 +184,7 @@ def collapse(problems: Sequence[tuple[str, str]]) -> tuple[Problem, ...]:
     grouped: dict[str, list[str]] = {}
     for shown, reason in problems:
         grouped.setdefault(reason, []).append(shown)
-    result = []
+    result: list[Problem] = []
     for reason, names in grouped.items():
         if len(names) <= 3 or reason != "not a DICOM file":
             result.extend(Problem(name, reason) for name in names)

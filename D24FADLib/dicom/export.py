@@ -67,7 +67,11 @@ def export_detection(
         context = Context(placement, _version(), _parameters(detection), _tracking(detection))
         datasets, notes = _objects(detection, context, kinds, reference_digests)
         if placement.frames is None:
-            notes.append("the query's grid is not that of its slices, so the results lie on a grid of their own")
+            notes.append(
+                "the query's grid is not that of its slices, so the results lie on a grid of their own"
+            )
+        if not str(source.first.StudyInstanceUID).startswith(("1.", "2.")):
+            notes.append("the query's own StudyInstanceUID is not valid; the results carry it all the same")
         return Exported(_write(datasets, Path(folder)), tuple(notes))
 
 

@@ -115,7 +115,8 @@ def frames_of(header: Dataset, path: str) -> list[Frame]:
     groups: Sequence[Dataset | None] = per_frame or [None] * count
     base = _keys(header)
     return [
-        _from_groups(header, shared, group, number, common, base) for number, group in enumerate(groups, start=1)
+        _from_groups(header, shared, group, number, common, base)
+        for number, group in enumerate(groups, start=1)
     ]
 
 
@@ -182,7 +183,8 @@ def _from_groups(
         position=_three(position),
         orientation=_six(orientation),
         spacing=_spacing(measures) or _spacing(header),
-        thickness=headers.number(measures, "SliceThickness") or headers.number(measures, "SpacingBetweenSlices"),
+        thickness=headers.number(measures, "SliceThickness")
+        or headers.number(measures, "SpacingBetweenSlices"),
         slope=_slope(transform if transform is not None else header),
         intercept=headers.number(transform if transform is not None else header, "RescaleIntercept") or 0.0,
         keys=keys,

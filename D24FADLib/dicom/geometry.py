@@ -62,11 +62,15 @@ def arrange(stack: Stack, name: str) -> Arrangement:
     in_plane = (spacing[1], spacing[0])
     notes = [] if first.spacing else ["the header gives no pixel spacing; 1 mm is assumed"]
     if stack.duplicates:
-        notes.append(f"{stack.duplicates} images are copies of another or lie at its position and are left out")
+        notes.append(
+            f"{stack.duplicates} images are copies of another or lie at its position and are left out"
+        )
     thickness = abs(first.thickness or 1.0)
     if first.position is None or first.orientation is None:
         if len(stack) > 1:
-            raise InputError(f"{name}: {len(stack)} images without positions do not form a volume. Choose one.")
+            raise InputError(
+                f"{name}: {len(stack)} images without positions do not form a volume. Choose one."
+            )
         size = (first.columns, first.rows, 1)
         return Arrangement(
             stack.frames, np.zeros(3), (*in_plane, thickness), np.eye(3), False, size, notes=tuple(notes)
@@ -89,7 +93,7 @@ def arrange(stack: Stack, name: str) -> Arrangement:
     if note:
         notes.append(note)
     origin = places[0] + axes[:, :2] @ (np.array(in_plane) * extra[0]) if shifts is not None else places[0]
-    count = len(ordered) if depths is None else int(round(float(depths[-1]))) + 1
+    count = len(ordered) if depths is None else round(float(depths[-1])) + 1
     size = (first.columns + extra[1][0], first.rows + extra[1][1], count)
     return Arrangement(
         tuple(ordered), origin, (*in_plane, step), axes, True, size, shifts, depths, tuple(notes)
@@ -106,7 +110,9 @@ def _axes(frame: Frame, name: str) -> Array:
     cosines = np.array(frame.orientation, dtype=np.float64).reshape(2, 3)
     along_row, along_column = cosines / np.linalg.norm(cosines, axis=1, keepdims=True)
     if abs(float(along_row @ along_column)) > 1e-3:
-        raise InputError(f"{name}: the image axes in the header are not perpendicular. Export the series again.")
+        raise InputError(
+            f"{name}: the image axes in the header are not perpendicular. Export the series again."
+        )
     axes = np.stack([along_row, along_column, np.cross(along_row, along_column)], axis=1)
     left, _, right = np.linalg.svd(axes)  # takes out what the few decimals of the header leave
     return np.asarray(left @ right)
@@ -126,19 +132,22 @@ def _depths(along: Array, name: str) -> tuple[float, Array | None, str]:
     if widest > _WIDEST_GAP or missing > _MOST_MISSING * total:
         what = f"about {missing} slices are missing" if missing else "the slices do not adjoin"
         raise InputError(
-            f"{name}: irregular slice spacing, {gaps.min():.2f} to {gaps.max():.2f} mm between slices ({what}). "
+            f"{name}: irregular slice spacing, {gaps.min():.2f} to {gaps.max():.2f} mm between slices "
+            f"({what}). "
             "Too much of the volume would be invented; fetch the complete series from the archive."
         )
     if not on_grid and len(along) < 4:
         raise InputError(
-            f"{name}: irregular slice spacing, {gaps.min():.2f} to {gaps.max():.2f} mm between {len(along)} slices. "
+            f"{name}: irregular slice spacing, {gaps.min():.2f} to {gaps.max():.2f} mm between {len(along)} "
+            "slices. "
             "Fetch the complete series from the archive."
         )
     if on_grid:
         step = float((along[-1] - along[0]) / (total - 1))
         where = ", ".join(f"{i + 1}" for i in np.flatnonzero(holes)[:8])
         note = (
-            f"{missing} slices are missing (after slice {where} of those present); they are interpolated from "
+            f"{missing} slices are missing (after slice {where} of those present); they are interpolated "
+            "from "
             "their neighbours"
         )
     else:
@@ -166,13 +175,19 @@ def _shifts(
     line = np.outer((along - along[0]) / height, offsets[-1])
     if np.abs(offsets - line).max() > max(_IN_PLANE_TOLERANCE_MM, 0.5 * min(in_plane)):
         raise InputError(
-            f"{name}: the slices are shifted against each other by up to {largest:.1f} mm, and not along a line. "
+            f"{name}: the slices are shifted against each other by up to {largest:.1f} mm, and not along a "
+            "line. "
             "They are no stack; choose another series."
         )
     if tilt > 45:
-        raise InputError(f"{name}: the slices are stacked at {tilt:.0f} degrees to their normal. Choose another series.")
+        raise InputError(
+            f"{name}: the slices are stacked at {tilt:.0f} degrees to their normal. Choose another series."
+        )
     pixels = offsets / np.array(in_plane)
-    low, high = np.floor(pixels.min(axis=0) - 1e-6).clip(max=0), np.ceil(pixels.max(axis=0) - 1e-6).clip(min=0)
+    low, high = (
+        np.floor(pixels.min(axis=0) - 1e-6).clip(max=0),
+        np.ceil(pixels.max(axis=0) - 1e-6).clip(min=0),
+    )
     note = f"gantry tilt of {tilt:.1f} degrees; resampled to an upright grid"
     added = high - low
     return pixels - low, note, (low, (int(added[0]), int(added[1])))

@@ -15,7 +15,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ class Unreadable(Exception):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom's, highdicom's and pynetdicom's remarks on values, which may quote patient data, unsaid."""
+    """Keep the libraries' remarks on values, which may quote patient data, unsaid."""
     loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom", "pynetdicom", "dicomweb_client")]
     before = [logger.disabled for logger in loggers]
     children = [
@@ -148,7 +148,7 @@ def expected_pixel_bytes(header: Dataset) -> int:
     return (bits + 7) // 8
 
 
-@lru_cache(maxsize=None)
+@cache
 def _dictionary(keyword: str) -> tuple[Any, str]:
     """The tag of a keyword, and its value representation where it is one of plain ASCII, else ""."""
     from pydicom.datadict import dictionary_VR, tag_for_keyword

@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,23 +21,24 @@ from ..errors import Cancelled, InputError, OutputError
 from . import headers
 from .catalog import Catalog, Problem, SeriesEntry, collapse
 from .frames import Frame
+from .privacy import shown_path
 from .scan import Progress, Record, scan
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE about (version INTEGER, salt BLOB);
 CREATE TABLE files (
-  path TEXT PRIMARY KEY, size INTEGER, changed INTEGER,
+  path BLOB PRIMARY KEY, size INTEGER, changed INTEGER,
   problem TEXT, study TEXT, series TEXT, sop TEXT, patient TEXT, record TEXT
 );
 CREATE INDEX by_series ON files (series);
 """
 
 
-def default_index(folder: Path) -> Path:
-    """Where the index of a folder lies: in the user's cache, under a name that says nothing of the folder."""
+def default_index(source: Path) -> Path:
+    """Where an index lies: in the user's cache, under a name that says nothing of the folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]
+    digest = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:24]
     return cache / "d24fad" / "dicom" / f"{digest}.sqlite"
 
 
@@ -53,10 +54,21 @@ def index_folder(
     Cancelled and keeps what was read. `index=":memory:"` leaves nothing on disk.
     """
     root = _root(Path(folder))
+    return index_files(headers.files_under(root), root, index, progress, workers)
+
+
+def index_files(
+    files: Iterable[Path],
+    root: Path,
+    index: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> Catalog:
+    """The same for a list of files; `root` names the list and its index."""
     where = str(index) if index is not None else str(default_index(root))
     with _opened(where) as database:
-        read, known = _update(database, root, progress, workers)
-        return _catalog(database, root, read, known)
+        read, known = _update(database, files, progress, workers)
+        return _catalog(database, root if root.is_dir() else root.parent, read, known)
 
 
 def scan_folder(folder: str | os.PathLike[str], progress: Progress | None = None) -> Catalog:
@@ -85,7 +97,8 @@ def _opened(where: str) -> Iterator[sqlite3.Connection]:
         if where == ":memory:":
             raise
         raise OutputError(
-            f"{Path(where).name}: the index cannot be used ({type(error).__name__}). Delete it, or choose another "
+            f"{Path(where).name}: the index cannot be used ({type(error).__name__}). Delete it, or choose "
+            "another "
             "place for it."
         ) from error
 
@@ -128,24 +141,31 @@ def _about(database: sqlite3.Connection) -> tuple[int, bytes] | None:
 
 
 def _update(
-    database: sqlite3.Connection, root: Path, progress: Progress | None, workers: int | None
+    database: sqlite3.Connection, files: Iterable[Path], progress: Progress | None, workers: int | None
 ) -> tuple[int, int]:
     """Read what is new or changed, forget what is gone; how many files were read and are known."""
-    known = {row[0]: (row[1], row[2]) for row in database.execute("SELECT path, size, changed FROM files")}
+    known = {
+        os.fsdecode(row[0]): (row[1], row[2])
+        for row in database.execute("SELECT path, size, changed FROM files")
+    }
     present: dict[str, tuple[int, int]] = {}
-    for path in headers.files_under(root):
+    for file in files:
         with suppress(OSError):
-            state = path.stat()
-            present[str(path.absolute())] = (state.st_size, state.st_mtime_ns)
+            state = file.stat()
+            present[str(file.absolute())] = (state.st_size, state.st_mtime_ns)
     new = [path for path, state in present.items() if known.get(path) != state]
-    database.executemany("DELETE FROM files WHERE path = ?", [(path,) for path in known if path not in present])
+    database.executemany(
+        "DELETE FROM files WHERE path = ?", [(os.fsencode(path),) for path in known if path not in present]
+    )
     about = _about(database)
     assert about is not None
-    done = 0
-    for path, record in scan(new, about[1], workers):
+    for done, (path, record) in enumerate(scan(new, about[1], workers), start=1):
         _store(database, path, present[path], record)
-        done += 1
-        if progress is not None and (done % 50 == 0 or done == len(new)) and progress(done, len(new)) is False:
+        if (
+            progress is not None
+            and (done % 50 == 0 or done == len(new))
+            and progress(done, len(new)) is False
+        ):
             database.commit()
             raise Cancelled("Indexing was stopped.")
     database.commit()
@@ -154,14 +174,20 @@ def _update(
 
 def _store(database: sqlite3.Connection, path: str, state: tuple[int, int], record: Record) -> None:
     row = (
-        path,
+        os.fsencode(path),
         *state,
         record.get("problem"),
         record.get("study"),
         record.get("series"),
         record.get("sop"),
         record.get("patient"),
-        json.dumps({key: record[key] for key in ("frames", "traits", "content", "dicomdir") if key in record}),
+        json.dumps(
+            {
+                key: record[key]
+                for key in ("frames", "traits", "content", "dicomdir", "words")
+                if key in record
+            }
+        ),
     )
     database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
@@ -171,8 +197,10 @@ def _catalog(database: sqlite3.Connection, root: Path, read: int, known: int) ->
     problems: list[tuple[str, str]] = []
     groups: dict[tuple[str, str, str], list[tuple[str, Any]]] = {}
     query = "SELECT path, problem, study, series, sop, patient, record FROM files ORDER BY path"
-    for path, problem, study, series, _sop, patient, stored in database.execute(query):
-        record = json.loads(stored)
+    words: set[str] = set()
+    for stored_path, problem, study, series, _sop, patient, stored in database.execute(query):
+        path, record = os.fsdecode(stored_path), json.loads(stored)
+        words.update(record.get("words", ()))
         if problem is not None:
             problems.append((path, problem))
         elif "dicomdir" in record:
@@ -186,9 +214,12 @@ def _catalog(database: sqlite3.Connection, root: Path, read: int, known: int) ->
         for key, members in groups.items()
     ]
     entries.sort(key=lambda e: (e.patient, e.study_uid, e.number, e.uid))
-    shown = [(os.path.relpath(path, base), reason) for path, reason in problems]
+    about = _about(database)
+    assert about is not None
+    shown = [(shown_path(os.path.relpath(path, base), words, about[1]), reason) for path, reason in problems]
     found = (*collapse(shown), *_shared_uids(entries), *_local(entries))
-    return Catalog(root.name or "folder", tuple(entries), found, read, known)
+    name = shown_path(root.name, words, about[1]) or "folder"
+    return Catalog(name, tuple(entries), found, read, known)
 
 
 def _absent(dicomdir: Path, listed: list[list[str]]) -> list[tuple[str, str]]:
@@ -204,7 +235,9 @@ def _entry(key: tuple[str, str, str], members: list[tuple[str, Any]], patient: i
     local = not series
     if local:  # a number of its own, always the same for the same images, so that it can be asked for
         images = "\0".join(sorted(frame.sop_instance_uid or frame.path for frame in frames))
-        series = f"2.25.{int.from_bytes(hashlib.sha256(images.encode('utf-8', 'replace')).digest()[:15], 'big')}"
+        series = (
+            f"2.25.{int.from_bytes(hashlib.sha256(images.encode('utf-8', 'replace')).digest()[:15], 'big')}"
+        )
     return SeriesEntry(
         uid=series,
         study_uid=study,
@@ -236,7 +269,10 @@ def _shared_uids(entries: list[SeriesEntry]) -> list[Problem]:
 
 def _local(entries: list[SeriesEntry]) -> list[Problem]:
     return [
-        Problem(f"series {entry.uid}", f"{len(entry.files)} files without a SeriesInstanceUID; this one is made up")
+        Problem(
+            f"series {entry.uid}",
+            f"{len(entry.files)} files without a SeriesInstanceUID; this one is made up",
+        )
         for entry in entries
         if entry.local
     ]

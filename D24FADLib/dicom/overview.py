@@ -44,7 +44,14 @@ def draw(
     for place, index in enumerate(_shown_slices(anomaly_map, labels)):
         for row, overlay in enumerate((False, True)):
             axes = figure.add_axes((0.02 + 0.165 * place, 0.66 - 0.29 * row, 0.155, 0.27))
-            _draw_slice(axes, image[index], anomaly_map[index] if overlay else None, labels[index], threshold, step_ratio)
+            _draw_slice(
+                axes,
+                image[index],
+                anomaly_map[index] if overlay else None,
+                labels[index],
+                threshold,
+                step_ratio,
+            )
             axes.set_title(f"slice {index + 1}" if not overlay else "", fontsize=8, pad=2)
     figure.text(0.02, 0.33, _findings_text(findings), fontsize=9, va="top", family="monospace")
     figure.text(0.55, 0.33, _references_text(references, threshold), fontsize=9, va="top", family="monospace")
@@ -100,7 +107,9 @@ def _references_text(references: Sequence[Reference], threshold: float) -> str:
     lines = [f"threshold {threshold:.2f}", "normal reference   weight   similarity"]
     for reference in references[:12]:
         note = "   stands out" if reference.stands_out else ""
-        lines.append(f"{reference.ordinal:16d}   {reference.mean_weight:6.2f}   {reference.similarity:10.2f}{note}")
+        lines.append(
+            f"{reference.ordinal:16d}   {reference.mean_weight:6.2f}   {reference.similarity:10.2f}{note}"
+        )
     return "\n".join(lines)
 
 

@@ -28,7 +28,9 @@ def decode(frames: Sequence[Frame], name: str) -> NDArray[Any]:
     """Rescaled voxels (slice, row, column[, 3]); raises InputError that names the file and the reason."""
     first = frames[0]
     if first.rows * first.columns * len(frames) > _MOST_VOXELS or first.rows * first.columns > _MOST_PIXELS:
-        raise InputError(f"{name}: {len(frames)} images of {first.columns} x {first.rows} pixels are too large to read.")
+        raise InputError(
+            f"{name}: {len(frames)} images of {first.columns} x {first.rows} pixels are too large to read."
+        )
     identity = all(frame.slope == 1 and float(frame.intercept).is_integer() for frame in frames)
     planes: list[NDArray[Any]] = []
     opened: tuple[str, Dataset] | None = None
@@ -43,11 +45,9 @@ def decode(frames: Sequence[Frame], name: str) -> NDArray[Any]:
     return _compact(np.stack(planes))
 
 
-def file_label(path: str) -> str:
-    """What messages call a file: its own name and its folder's would do, but only the name is given."""
-    import os
-
-    return os.path.basename(path)
+def _label(frame: Frame) -> str:
+    """What messages call an image: its instance UID, for file names may name the patient."""
+    return f"image {frame.sop_instance_uid or 'without UID'}"
 
 
 def _open(frame: Frame) -> Dataset:
@@ -56,14 +56,14 @@ def _open(frame: Frame) -> Dataset:
     try:
         return pydicom.dcmread(frame.path)
     except Exception as error:  # damaged since it was indexed
-        raise InputError(f"{file_label(frame.path)}: cannot be read any more. Fetch the file again.") from error
+        raise InputError(f"{_label(frame)}: cannot be read any more. Fetch the file again.") from error
 
 
 def _plane(dataset: Dataset, frame: Frame, identity: bool) -> NDArray[Any]:
     raw = _raw_plane(dataset, frame)
     expected = (frame.rows, frame.columns)
     if raw.shape[:2] != expected or raw.ndim not in (2, 3):
-        raise InputError(f"{file_label(frame.path)}: the decoded image is not as large as its header says.")
+        raise InputError(f"{_label(frame)}: the decoded image is not as large as its header says.")
     if raw.ndim == 3:
         return raw[..., :3]
     values: NDArray[Any]
@@ -84,7 +84,7 @@ def _looked_up(dataset: Dataset, frame: Frame, raw: NDArray[Any]) -> NDArray[Any
     try:
         return np.asarray(apply_modality_lut(raw, dataset))
     except Exception as error:  # a damaged table
-        raise InputError(f"{file_label(frame.path)}: its Modality LUT cannot be applied.") from error
+        raise InputError(f"{_label(frame)}: its Modality LUT cannot be applied.") from error
 
 
 def _inverted(dataset: Dataset, values: NDArray[Any], frame: Frame) -> NDArray[Any]:
@@ -111,9 +111,9 @@ def _raw_plane(dataset: Dataset, frame: Frame) -> NDArray[Any]:
             raw = (raw >> 8).astype(np.uint8) if raw.dtype == np.uint16 else raw
         return np.asarray(raw)
     except MemoryError as error:
-        raise InputError(f"{file_label(frame.path)}: not enough memory to decode it.") from error
+        raise InputError(f"{_label(frame)}: not enough memory to decode it.") from error
     except Exception as error:  # each decoder has its own kinds
-        raise InputError(_why_not(syntax, file_label(frame.path))) from error
+        raise InputError(_why_not(syntax, _label(frame))) from error
 
 
 def _why_not(syntax: str, label: str) -> str:
@@ -126,7 +126,7 @@ def _why_not(syntax: str, label: str) -> str:
     try:
         decoder = get_decoder(known)
     except NotImplementedError:
-        return f"{label}: transfer syntax {known.name} is not supported. Ask the archive to send it uncompressed."
+        return f"{label}: {known.name} is not supported. Ask the archive to send the series uncompressed."
     if not decoder.is_available:
         return (
             f"{label}: {known.name} needs a decoder that is not installed. Install d24fad[dicom], or ask the "

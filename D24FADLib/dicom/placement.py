@@ -124,7 +124,10 @@ def _frame_axes(frame: Frame) -> NDArray[np.float64]:
 
 
 def _same_plane(one: Frame, other: Frame) -> bool:
-    return np.allclose(one.orientation or (), other.orientation or (), atol=1e-3) and (one.rows, one.columns) == (
+    return np.allclose(one.orientation or (), other.orientation or (), atol=1e-3) and (
+        one.rows,
+        one.columns,
+    ) == (
         other.rows,
         other.columns,
     )
@@ -196,7 +199,9 @@ def _frame_at(place: NDArray[np.float64], frames: Sequence[Frame], step: float) 
     sideways = np.linalg.norm(offsets - np.outer(offsets @ normal, normal), axis=1)
     nearest = int((along + sideways).argmin())
     near = along[nearest] <= max(_OFFSET_MM, 0.25 * step)
-    return frames[nearest] if near and sideways[nearest] <= max(_OFFSET_MM, _SIDEWAYS * _pixel(frames)) else None
+    return (
+        frames[nearest] if near and sideways[nearest] <= max(_OFFSET_MM, _SIDEWAYS * _pixel(frames)) else None
+    )
 
 
 def _pixel(frames: Sequence[Frame]) -> float:
@@ -230,7 +235,11 @@ def _own_grid(query: Volume, source: Source, direction: NDArray[np.float64]) -> 
 def _require_near(query: Volume, source: Source) -> None:
     """Raises InputError where the query's grid and the series do not even overlap in the patient."""
     corners = [
-        np.array(query.image.TransformIndexToPhysicalPoint([int(c * (n - 1)) for c, n in zip(at, query.size, strict=True)]))
+        np.array(
+            query.image.TransformIndexToPhysicalPoint(
+                [int(c * (n - 1)) for c, n in zip(at, query.size, strict=True)]
+            )
+        )
         for at in np.ndindex(2, 2, 2)
     ]
     low, high = np.min(corners, axis=0), np.max(corners, axis=0)
@@ -255,8 +264,19 @@ def _require_near(query: Volume, source: Source) -> None:
 def _unplaced(query: Volume, source: Source) -> Placement:
     frame = source.frames[0]
     if query.size != (frame.columns, frame.rows, 1) or len(source.frames) != 1:
-        raise InputError("The given DICOM images have no positions and are not the query. Give the query's own file.")
+        raise InputError(
+            "The given DICOM images have no positions and are not the query. Give the query's own file."
+        )
     spacing = frame.spacing or (1.0, 1.0)
     return Placement(
-        source, (0, 1, 2), (False, False, False), (frame,), (), (), spacing, 1.0, frame.thickness or 1.0, False
+        source,
+        (0, 1, 2),
+        (False, False, False),
+        (frame,),
+        (),
+        (),
+        spacing,
+        1.0,
+        frame.thickness or 1.0,
+        False,
     )

@@ -12,25 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from . import headers
 from .frames import NOT_IMAGES, SECONDARY_CAPTURE, frames_of, sop_class
+from .privacy import identity_words, keys_of, withhold
 from .traits import technical_tags
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
-_IDENTIFYING = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "AccessionNumber",
-    "OtherPatientIDs",
-    "OtherPatientNames",
-    "PatientAddress",
-    "PatientTelephoneNumbers",
-    "ReferringPhysicianName",
-    "StudyID",
-)
-_WITHHELD = "(withheld)"
 
 
 def record_of(path: str, salt: bytes) -> dict[str, Any]:
@@ -47,12 +35,17 @@ def _describe(header: Dataset, pixels: bool, path: str, salt: bytes) -> dict[str
     if kind == _DICOMDIR_CLASS:
         return {"dicomdir": listed_files(header)}
     found: dict[str, Any] = {}
-    for name, keyword in (("study", "StudyInstanceUID"), ("series", "SeriesInstanceUID"), ("sop", "SOPInstanceUID")):
+    for name, keyword in (
+        ("study", "StudyInstanceUID"),
+        ("series", "SeriesInstanceUID"),
+        ("sop", "SOPInstanceUID"),
+    ):
         value = headers.uid(header, keyword)
         if value is None:
             raise headers.Unreadable(f"its {keyword} is not a UID")
         found[name] = value
-    identity = _identity(header)
+    identity = identity_words(header)
+    found["words"] = keys_of(identity, salt)
     found["patient"] = _patient_key(header, salt, found["study"])
     frames = frames_of(header, path)
     found["content"] = _content(kind, bool(frames), pixels)
@@ -61,14 +54,14 @@ def _describe(header: Dataset, pixels: bool, path: str, salt: bytes) -> dict[str
     found["frames"] = [frame.to_plain() for frame in frames] if not found["content"] else []
     found["traits"] = {
         "modality": headers.text(header, "Modality"),
-        "body_part": _without(headers.text(header, "BodyPartExamined"), identity),
-        "description": _without(headers.text(header, "SeriesDescription"), identity),
+        "body_part": withhold(headers.text(header, "BodyPartExamined"), identity),
+        "description": withhold(headers.text(header, "SeriesDescription"), identity),
         "date": headers.text(header, "StudyDate")[:8],
         "number": headers.whole(header, "SeriesNumber") or 0,
         "syntax": headers.text(header.file_meta, "TransferSyntaxUID"),
         "capture": kind == SECONDARY_CAPTURE,
         "tags": {
-            key: _without(value, identity) if isinstance(value, str) else value
+            key: withhold(value, identity) if isinstance(value, str) else value
             for key, value in technical_tags(header).items()
         },
     }
@@ -76,7 +69,7 @@ def _describe(header: Dataset, pixels: bool, path: str, salt: bytes) -> dict[str
 
 
 def _content(kind: str, framed: bool, pixels: bool) -> str:
-    """"" for an image, else what the object is."""
+    """ "" for an image, else what the object is."""
     if kind in NOT_IMAGES:
         return NOT_IMAGES[kind]
     if framed:
@@ -85,7 +78,7 @@ def _content(kind: str, framed: bool, pixels: bool) -> str:
 
 
 def listed_files(header: Dataset) -> list[list[str]]:
-    """The path parts that a DICOMDIR (PS3.10 section 8) lists; parts that would lead elsewhere are dropped."""
+    """The path parts that a DICOMDIR (PS3.10 section 8) lists, but none that leads elsewhere."""
     found = []
     for item in headers.items(header, "DirectoryRecordSequence"):
         value = headers.get(item, "ReferencedFileID")
@@ -101,21 +94,3 @@ def _patient_key(header: Dataset, salt: bytes, study: str) -> str:
     own = [headers.text(header, keyword) for keyword in ("PatientID", "IssuerOfPatientID")]
     who = "\0".join(own) if own[0] else "\0".join((headers.text(header, "PatientName"), study))
     return hashlib.blake2b(who.encode("utf-8", "replace"), key=salt, digest_size=12).hexdigest()
-
-
-def _identity(header: Dataset) -> set[str]:
-    """Words that name the patient, lower case, three letters or more."""
-    words: set[str] = set()
-    for keyword in _IDENTIFYING:
-        shown = headers.text(header, keyword).lower()
-        if not shown:
-            continue
-        words.update(word for word in re.split(r"[\s^=\\,;/_]+", shown) if len(word) > 2)
-    return words
-
-
-def _without(shown: str, identity: set[str]) -> str:
-    """Free text, or that it is withheld because it repeats the patient's name or numbers."""
-    words = set(re.split(r"[\s^=\\,;/_]+", shown.lower()))
-    long = [word for word in identity if len(word) > 4]
-    return _WITHHELD if words & identity or any(word in shown.lower() for word in long) else shown

@@ -152,7 +152,9 @@ def _reference_group(reference: Reference) -> MeasurementsAndQualitativeEvaluati
         _number(codes.overlap(), reference.overlap, codes.no_units()),
     ]
     if reference.leave_one_out_score is not None:
-        measurements.append(_number(codes.score(), reference.leave_one_out_score, codes.no_units(), codes.maximum()))
+        measurements.append(
+            _number(codes.score(), reference.leave_one_out_score, codes.no_units(), codes.maximum())
+        )
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=UID(), identifier=label),
         measurements=measurements,

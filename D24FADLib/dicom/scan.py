@@ -102,7 +102,8 @@ def _start(salt: bytes) -> subprocess.Popen[str]:
 
 def _ask(worker: subprocess.Popen[str], chunk: Sequence[str]) -> list[Record]:
     """The records of some paths; fewer than asked for where the worker died."""
-    assert worker.stdin is not None and worker.stdout is not None
+    assert worker.stdin is not None
+    assert worker.stdout is not None
     records: list[Record] = []
     try:
         worker.stdin.write("".join(json.dumps(path) + "\n" for path in chunk))

@@ -15,7 +15,7 @@ from .writing import Context, finish, geometry, long_string
 
 if TYPE_CHECKING:
     from highdicom.color import CIELabColor
-    from highdicom.seg import SegmentDescription, Segmentation
+    from highdicom.seg import Segmentation, SegmentDescription
 
 
 def findings_segmentation(

@@ -15,7 +15,8 @@ from ..imaging.volume import Volume, VolumeInfo
 from . import headers
 from .frames import NOT_IMAGES, SECONDARY_CAPTURE, Frame, frames_of
 from .geometry import Arrangement, arrange
-from .pixels import decode, file_label
+from .pixels import decode
+from .privacy import identity_words, withhold
 from .stacks import Stack, split
 from .traits import technical_tags
 
@@ -39,33 +40,32 @@ class SeriesReading:
     stacks: int = 1
 
 
-def read_files(
-    paths: Iterable[str | os.PathLike[str]], name: str, stack: int | None = None
-) -> SeriesReading:
+def read_files(paths: Iterable[str | os.PathLike[str]], name: str, stack: int | None = None) -> SeriesReading:
     """Read the files of one series; `stack` (from 1, the largest first) chooses where it mixes several.
 
     Files that cannot be read are left out and named in the notes. Raises InputError where no volume
     comes of it.
     """
     frames: list[Frame] = []
-    problems: list[str] = []
-    first: Dataset | None = None
+    problems: list[tuple[str, str]] = []
+    words: set[str] = set()
     with headers.quiet():
         for path in sorted(str(path) for path in paths):
             try:
                 header, pixels = headers.read_header(path)
+                words |= identity_words(header)
                 found = frames_of(header, path)
             except headers.Unreadable as error:
-                problems.append(f"{file_label(path)}: {error}; it is left out")
+                problems.append((os.path.basename(path), str(error)))
                 continue
-            if not found or not pixels:
-                problems.append(f"{file_label(path)}: holds no image; it is left out")
-                continue
-            first = header if first is None else first
-            frames.extend(found)
-    if first is None:
-        raise InputError("\n".join([f"{name}: none of its files holds a DICOM image.", *problems[:10]]))
-    return read_frames(frames, name, stack, tuple(problems))
+            if found and pixels:
+                frames.extend(found)
+            else:
+                problems.append((os.path.basename(path), "holds no image"))
+    notes = [f"{withhold(file, words)}: {reason}; it is left out" for file, reason in problems]
+    if not frames:
+        raise InputError("\n".join([f"{name}: none of its files holds a DICOM image.", *notes[:10]]))
+    return read_frames(frames, name, stack, tuple(notes))
 
 
 def read_frames(
@@ -99,7 +99,8 @@ def _require_images(frames: Sequence[Frame], name: str) -> None:
             raise InputError(f"{name}: holds {kind}, not images of the patient. Choose the image series.")
     if kinds == {SECONDARY_CAPTURE} and len(frames) > 1 and any(frame.position is None for frame in frames):
         raise InputError(
-            f"{name}: {len(frames)} secondary captures (screenshots or scans) without a place in the patient. "
+            f"{name}: {len(frames)} secondary captures (screenshots or scans) without a place in the "
+            "patient. "
             "Choose the image series itself."
         )
 
@@ -111,7 +112,9 @@ def _choose(stacks: Sequence[Stack], stack: int | None, name: str) -> Stack:
         return stacks[stack - 1]
     first = stacks[0]
     if len(stacks) > 1 and len(first) == len(stacks[1]) and not _placed(first):
-        raise InputError(f"{name}: holds {len(stacks)} images without positions in the patient. Choose one of them.")
+        raise InputError(
+            f"{name}: holds {len(stacks)} images without positions in the patient. Choose one of them."
+        )
     return first
 
 
@@ -124,7 +127,9 @@ def _reread(frame: Frame, name: str) -> Dataset:
         try:
             return headers.read_header(frame.path)[0]
         except headers.Unreadable as error:
-            raise InputError(f"{name}: {file_label(frame.path)}: {error}. Fetch the file again.") from error
+            raise InputError(
+                f"{name}: image {frame.sop_instance_uid}: {error}. Fetch the file again."
+            ) from error
 
 
 def _on_grid(voxels: NDArray[Any], arrangement: Arrangement) -> NDArray[Any]:

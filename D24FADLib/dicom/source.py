@@ -16,7 +16,6 @@ from ..errors import InputError
 from . import headers
 from .codes import CHARACTER_SET
 from .frames import NOT_IMAGES, Frame, frames_of
-from .pixels import file_label
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -74,22 +73,22 @@ def load_source(paths: Iterable[str | os.PathLike[str]]) -> Source:
                 datasets.setdefault(found[0].sop_instance_uid, header)
     if not datasets:
         raise InputError("The query's files hold no DICOM images, so there is no study to add results to.")
-    _require_one_series(datasets, file_label(frames[0].path))
+    _require_one_series(datasets)
     for header in datasets.values():
         _make_valid(header)
     return Source(datasets, tuple(frames), headers.text(next(iter(datasets.values())), "Modality"))
 
 
-def _require_one_series(datasets: dict[str, Dataset], label: str) -> None:
+def _require_one_series(datasets: dict[str, Dataset]) -> None:
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
         values = {headers.uid(header, keyword) for header in datasets.values()}
         if "" in values or None in values:
             raise InputError(
-                f"{label}: has no valid {keyword}, so results cannot refer to it. Fetch the series from the "
+                f"The query has no valid {keyword}, so results cannot refer to it. Fetch the series from the "
                 "archive, or write the results without DICOM."
             )
         if keyword in ("StudyInstanceUID", "SeriesInstanceUID") and len(values) > 1:
-            raise InputError(f"{label}: the query's files have different values of {keyword}. Give one series.")
+            raise InputError(f"The query's files have different values of {keyword}. Give one series.")
 
 
 def _make_valid(header: Dataset) -> None:

@@ -96,7 +96,15 @@ def _hard_key(frame: Frame) -> Hashable:
     placed = orientation is not None and frame.position is not None
     # An image without a place in the patient stands for itself.
     alone = None if placed else (frame.sop_instance_uid or frame.path, frame.number)
-    return (frame.rows, frame.columns, frame.samples, spacing, orientation, frame.frame_of_reference_uid, alone)
+    return (
+        frame.rows,
+        frame.columns,
+        frame.samples,
+        spacing,
+        orientation,
+        frame.frame_of_reference_uid,
+        alone,
+    )
 
 
 def _position_key(frame: Frame) -> Hashable:
@@ -165,7 +173,9 @@ def _passes(frames: list[Frame], used: Sequence[str]) -> list[tuple[str, list[Fr
         prefix = _name(group[0], used)
         for index in range(counts.pop()):
             label = f"pass {index + 1}"
-            result.append((f"{prefix}, {label}" if prefix else label, [members[index] for members in ordered]))
+            result.append(
+                (f"{prefix}, {label}" if prefix else label, [members[index] for members in ordered])
+            )
     return result
 
 

@@ -50,9 +50,7 @@ class Check:
         return self.level.value + (": " + "; ".join(self.reasons) if self.reasons else "")
 
     def __add__(self, other: Check) -> Check:
-        return Check(
-            _unique(self.refusals + other.refusals), _unique(self.warnings + other.warnings)
-        )
+        return Check(_unique(self.refusals + other.refusals), _unique(self.warnings + other.warnings))
 
 
 def _unique(reasons: Iterable[str]) -> tuple[str, ...]:
@@ -104,7 +102,7 @@ def check_pair(query: Traits, reference: Traits) -> Check:
 
 
 def _contrast(query: Traits, reference: Traits) -> list[str]:
-    if query.contrast is None and reference.contrast is None or query.contrast == reference.contrast:
+    if (query.contrast is None and reference.contrast is None) or query.contrast == reference.contrast:
         return []
     shown = {True: "with contrast agent", False: "without contrast agent", None: "contrast agent not stated"}
     if True not in (query.contrast, reference.contrast):
@@ -115,7 +113,9 @@ def _contrast(query: Traits, reference: Traits) -> list[str]:
 def _named_part(traits: Traits) -> str:
     """Body parts under one name (PS3.16 CID 4031 and what scanners write)."""
     part = "".join(c for c in traits.body_part.upper() if c.isalpha())
-    return {"HEAD": "BRAIN", "SKULL": "BRAIN", "THORAX": "CHEST", "LUNG": "CHEST", "CSPINE": "SPINE"}.get(part, part)
+    return {"HEAD": "BRAIN", "SKULL": "BRAIN", "THORAX": "CHEST", "LUNG": "CHEST", "CSPINE": "SPINE"}.get(
+        part, part
+    )
 
 
 def _acquisition(query: Traits, reference: Traits) -> list[str]:

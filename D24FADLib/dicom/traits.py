@@ -49,7 +49,21 @@ _GROUPED = (
     ("KVP", "CTXRayDetailsSequence", "KVP"),
     ("SliceThickness", "PixelMeasuresSequence", "SliceThickness"),
 )
-_NO_AGENT = {"", "none", "no", "n", "without", "w/o", "0", "native", "not given", "non", "ohne", "sans", "km ohne"}
+_NO_AGENT = {
+    "",
+    "none",
+    "no",
+    "n",
+    "without",
+    "w/o",
+    "0",
+    "native",
+    "not given",
+    "non",
+    "ohne",
+    "sans",
+    "km ohne",
+}
 
 
 def technical_tags(header: Dataset) -> dict[str, Any]:
@@ -71,7 +85,9 @@ def technical_tags(header: Dataset) -> dict[str, Any]:
     frame = headers.first_item(header, "PerFrameFunctionalGroupsSequence")
     for keyword, group, inner in _GROUPED:
         if keyword not in tags:
-            found = headers.number(headers.first_item(shared, group) or headers.first_item(frame, group), inner)
+            found = headers.number(
+                headers.first_item(shared, group) or headers.first_item(frame, group), inner
+            )
             if found is not None:
                 tags[keyword] = found
     if "ContrastBolusAgent" not in tags and headers.items(header, "ContrastBolusAgentSequence"):
