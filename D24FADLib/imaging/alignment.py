@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from ..errors import Cancelled
 from .intensity import guess_modality
 from .planes import to_canonical
-from .registration import Pyramid, pyramid, register_affine, register_rigid, similarity_and_overlap
+from .registration import (
+    Pyramid,
+    agreement_score,
+    pyramid,
+    register_affine,
+    register_even,
+    similarity_and_overlap,
+)
+from .volume import array_view
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -25,7 +33,7 @@ if TYPE_CHECKING:
     from .volume import Volume
 
 MIN_OVERLAP = 0.3
-_DETERMINANTS = (0.6, 1.7)
+_VOLUME_CHANGE = (0.6, 1.7)
 _STRETCHES = (0.7, 1.45)
 
 
@@ -75,7 +83,8 @@ def align(
     none: the support's grid stretched onto the query's (for single images). position: by the coordinates
     in both headers. rigid, affine: registered, starting from wherever the two agree best. A registration
     that fails (less than 30 % of the query's body covered, a volume change outside 0.6 to 1.7, less
-    agreement than without it) falls back from affine to rigid to position and says so in `note`. Raises
+    agreement than without it) falls back from affine to even scaling to rigid to position and says so in
+    `note`. Raises
     Cancelled. The same input gives the same bits.
     """
     return _align(support, _side(query), Alignment(method), should_cancel)
@@ -124,7 +133,7 @@ def _side(volume: Volume) -> _Side:
     image = to_canonical(volume.image)
     scalar = image
     if volume.is_color:
-        gray = sitk.GetArrayViewFromImage(image).mean(axis=-1, dtype=np.float32)
+        gray = array_view(image).mean(axis=-1, dtype=np.float32)
         scalar = sitk.GetImageFromArray(gray)
         scalar.CopyInformation(image)
     return _Side(image, pyramid(scalar, guess_modality(volume)), 1 in image.GetSize())
@@ -163,46 +172,57 @@ def _transform(
         if query.is_single and support.is_single:
             return _stretch(query.image, support.image), Alignment.NONE, "single images are not registered"
         return identity, Alignment.POSITION, "a single slice cannot be registered to a volume"
-    fixed, moving = query.pyramid, support.pyramid
+    return _registered(query.pyramid, support.pyramid, method, check)
+
+
+def _registered(
+    fixed: Pyramid, moving: Pyramid, method: Alignment, check: Callable[[], None]
+) -> tuple[sitk.Transform, Alignment, str]:
+    """The most that works of affine, evenly scaled, rigid and by position, and a note where it is less
+    than was asked for."""
+    import SimpleITK as sitk
+
+    notes: list[str] = []
+    identity = sitk.AffineTransform(3)
+    to_beat = agreement_score(fixed, moving, identity)
+    can_cover = similarity_and_overlap(fixed, moving, identity)[1] >= MIN_OVERLAP
+
+    def usable(transform: sitk.Transform, what: str) -> bool:
+        problem = _problem(transform, fixed, moving, to_beat, can_cover)
+        if problem:
+            notes.append(f"{what} registration {problem}")
+        return not problem
+
     try:
-        rigid = register_rigid(fixed, moving, check)
+        if method is Alignment.AFFINE:
+            scaled = register_even(fixed, moving, True, check)
+            affine = register_affine(fixed, moving, scaled, check)
+            if usable(affine, "affine"):
+                return affine, Alignment.AFFINE, ""
+            if usable(scaled, "scaled"):
+                return scaled, Alignment.AFFINE, f"{notes[0]}; scaled evenly instead"
+        rigid = register_even(fixed, moving, False, check)
+        if usable(rigid, "rigid"):
+            return rigid, Alignment.RIGID, f"{notes[0]}; rigid instead" if notes else ""
     except RuntimeError:
-        return identity, Alignment.POSITION, "registration found no overlap; placed by position"
-    rigid_similarity, rigid_overlap = similarity_and_overlap(fixed, moving, rigid)
-    at_position, position_overlap = similarity_and_overlap(fixed, moving, identity)
-    note = ""
-    if method is Alignment.AFFINE:
-        try:
-            affine = register_affine(fixed, moving, rigid, check)
-            note = _absurd(affine, fixed, moving, rigid_similarity)
-        except RuntimeError:
-            note = "affine registration failed"
-        if not note:
-            return affine, Alignment.AFFINE, ""
-        note += "; rigid instead"
-    if rigid_overlap < MIN_OVERLAP:
-        return (
-            identity,
-            Alignment.POSITION,
-            f"registration left {rigid_overlap:.0%} overlap; placed by position",
-        )
-    if position_overlap >= rigid_overlap and at_position > rigid_similarity:
-        return identity, Alignment.POSITION, "registration made agreement worse; placed by position"
-    return rigid, Alignment.RIGID, note
+        notes.append("registration found too little overlap")
+    return identity, Alignment.POSITION, f"{notes[-1]}; placed by position instead"
 
 
-def _absurd(affine: sitk.AffineTransform, fixed: Pyramid, moving: Pyramid, rigid_similarity: float) -> str:
-    """What is wrong with an affine result, or ""."""
-    stretches = np.linalg.svd(np.array(affine.GetMatrix()).reshape(3, 3), compute_uv=False)
+def _problem(
+    transform: sitk.Transform, fixed: Pyramid, moving: Pyramid, to_beat: float, can_cover: bool
+) -> str:
+    """Why this result cannot be used, or "". Little overlap is accepted only where position has no more."""
+    stretches = np.linalg.svd(np.array(transform.GetMatrix()).reshape(3, 3), compute_uv=False)
     volume = float(np.prod(stretches))
-    if not _DETERMINANTS[0] <= volume <= _DETERMINANTS[1]:
-        return f"affine registration changed the volume by a factor of {volume:.2f}"
+    if not _VOLUME_CHANGE[0] <= volume <= _VOLUME_CHANGE[1]:
+        return f"changed the volume by a factor of {volume:.2f}"
     if stretches.min() < _STRETCHES[0] or stretches.max() > _STRETCHES[1]:
-        return f"affine registration stretched by {stretches.min():.2f} to {stretches.max():.2f}"
-    similarity, overlap = similarity_and_overlap(fixed, moving, affine)
-    if overlap < MIN_OVERLAP:
-        return f"affine registration left {overlap:.0%} overlap"
-    return "affine registration made agreement worse" if similarity < rigid_similarity - 0.01 else ""
+        return f"stretched by {stretches.min():.2f} to {stretches.max():.2f}"
+    overlap = similarity_and_overlap(fixed, moving, transform)[1]
+    if overlap < MIN_OVERLAP and can_cover:
+        return f"left {overlap:.0%} overlap"
+    return "" if agreement_score(fixed, moving, transform) >= to_beat else "made the agreement worse"
 
 
 def _index_to_point(image: sitk.Image) -> NDArray[np.float64]:
@@ -236,13 +256,13 @@ def _resampled(
 
     color = support.GetNumberOfComponentsPerPixel() > 1
     source = _smoothed(support, query, transform)
-    background = 0.0 if color else float(sitk.GetArrayViewFromImage(support).min())
+    background = 0.0 if color else float(array_view(support).min())
     kind = support.GetPixelID() if color else sitk.sitkFloat32
     image = sitk.Resample(source, query, transform, sitk.sitkLinear, background, kind)
     ones = sitk.Image(support.GetSize(), sitk.sitkUInt8) + 1
     ones.CopyInformation(support)
     covered = sitk.Resample(ones, query, transform, sitk.sitkNearestNeighbor, 0, sitk.sitkUInt8)
-    return image, np.asarray(sitk.GetArrayViewFromImage(covered) > 0)
+    return image, np.asarray(array_view(covered) > 0)
 
 
 def _smoothed(support: sitk.Image, query: sitk.Image, transform: sitk.Transform) -> sitk.Image:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .volume import Volume, VolumeInfo
+from .volume import Volume, VolumeInfo, array_view
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -298,7 +298,7 @@ def _read_pixels(ordered: Sequence[_Slice], name: str) -> sitk.Image:
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(before)
     if str(ordered[0].header.get("PhotometricInterpretation", "")) == "MONOCHROME1":
-        array = sitk.GetArrayViewFromImage(image)
+        array = array_view(image)
         low, high = array.min(), array.max()
         inverted = sitk.GetImageFromArray(high - (array - low))
         inverted.CopyInformation(image)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .volume import array_view
+
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
@@ -25,10 +27,9 @@ def foreground_mask(image: sitk.Image, modality: str = "") -> NDArray[np.bool_]:
     with no air around its content (a histology tile, a close-up) is foreground everywhere. "CT" takes a
     fixed threshold in Hounsfield units, all else one from the histogram.
     """
-    import SimpleITK as sitk
 
     coarse = coarse_foreground(image, modality)
-    return np.asarray(sitk.GetArrayViewFromImage(on_grid(coarse, image)) > 0)
+    return np.asarray(array_view(on_grid(coarse, image)) > 0)
 
 
 def coarse_foreground(image: sitk.Image, modality: str = "") -> sitk.Image:
@@ -69,7 +70,7 @@ def _gray(image: sitk.Image) -> sitk.Image:
     import SimpleITK as sitk
 
     if image.GetNumberOfComponentsPerPixel() > 1:
-        mean = sitk.GetArrayViewFromImage(image).mean(axis=-1, dtype=np.float32)
+        mean = array_view(image).mean(axis=-1, dtype=np.float32)
         gray = sitk.GetImageFromArray(mean)
         gray.CopyInformation(image)
         return gray
@@ -86,7 +87,7 @@ def _shrunk(gray: sitk.Image) -> sitk.Image:
         factors = [max(1, round(count / 128)) for count in size]
     else:
         factors = [max(1, round(_WORKING_MM / step)) for step in gray.GetSpacing()]
-    factors = [min(factor, max(1, count // 4)) for factor, count in zip(factors, size, strict=True)]
+    factors = [min(factor, max(1, count // 12)) for factor, count in zip(factors, size, strict=True)]
     return sitk.BinShrink(gray, factors) if max(factors) > 1 else gray
 
 

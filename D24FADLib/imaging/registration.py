@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .foreground import coarse_foreground, on_grid
 from .intensity import prepare
+from .volume import array_view
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -25,7 +26,10 @@ _SEED = 20260713
 _BINS = 32
 _MAX_POINTS = {_COARSE: 20_000, _MIDDLE: 30_000, _FINE: 30_000}
 _MARGIN_MM = 6.0
-_STARTS_REFINED = 3
+# Starts tried on the coarse grid: at least this many, more where there are few voxels to compare.
+_FEWEST_STARTS, _COARSE_EFFORT = 4, 60_000
+_HEADER_TRUST = 0.1  # taken off the agreement 100 mm from where the headers place the image
+_WORTH_REFINING = 0.8  # of the best place's agreement
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def pyramid(image: sitk.Image, modality: str) -> Pyramid:
     body = coarse_foreground(image, modality)
     fine = _coarsened(sitk.Cast(image, sitk.sitkFloat64), _FINE)
     window = "soft" if modality == "CT" else "auto"
-    values = prepare(fine, modality, sitk.GetArrayViewFromImage(on_grid(body, fine)) > 0, window)
+    values = prepare(fine, modality, array_view(on_grid(body, fine)) > 0, window)
     prepared = sitk.GetImageFromArray(values)
     prepared.CopyInformation(fine)
     images = {_FINE: prepared, **{step: _coarsened(prepared, step) for step in (_MIDDLE, _COARSE)}}
@@ -93,15 +97,19 @@ def _coarsened(image: sitk.Image, step: float) -> sitk.Image:
 
 def _extent(mask: sitk.Image) -> tuple[NDArray[np.float64], ...]:
     """Centre of the grid; centre, lowest and highest corner of the foreground: LPS mm."""
-    import SimpleITK as sitk
 
     direction = np.array(mask.GetDirection()).reshape(3, 3)
     spacing = np.array(mask.GetSpacing())
-    index = np.argwhere(sitk.GetArrayViewFromImage(mask) > 0)[:, ::-1]
+    index = np.argwhere(array_view(mask) > 0)[:, ::-1]
     points = np.array(mask.GetOrigin()) + (index * spacing) @ direction.T
     middle = (np.array(mask.GetSize()) - 1) / 2
     centre = np.array(mask.GetOrigin()) + direction @ (middle * spacing)
     return centre, points.mean(axis=0), points.min(axis=0), points.max(axis=0)
+
+
+def agreement_score(fixed: Pyramid, moving: Pyramid, transform: sitk.Transform) -> float:
+    """Similarity, less for sliding out of the other image: what decides between transforms (0..1)."""
+    return _score(fixed, moving, transform, _MIDDLE)
 
 
 def similarity_and_overlap(fixed: Pyramid, moving: Pyramid, transform: sitk.Transform) -> tuple[float, float]:
@@ -117,9 +125,9 @@ def _agreement(
 
     # -1 marks what the moving image does not cover; prepared values are never negative.
     shown = sitk.Resample(moving.images[step], fixed.images[step], transform, sitk.sitkLinear, -1.0)
-    values = sitk.GetArrayViewFromImage(shown)
-    reference = sitk.GetArrayViewFromImage(fixed.images[step])
-    body = sitk.GetArrayViewFromImage(fixed.masks[step]) > 0
+    values = array_view(shown)
+    reference = array_view(fixed.images[step])
+    body = array_view(fixed.masks[step]) > 0
     covered = body & (values >= 0)
     overlap = float(covered.sum() / max(1, body.sum()))
     return normalized_mutual_information(reference[covered], values[covered]), overlap
@@ -141,48 +149,86 @@ def _entropy(counts: NDArray[np.float64]) -> float:
 
 
 def _score(fixed: Pyramid, moving: Pyramid, transform: sitk.Transform, step: float) -> float:
-    """Agreement that does not reward sliding out of the other image."""
+    """Agreement that does not reward sliding out of the other image and, where two places agree as well,
+    prefers the one nearer to what the headers say."""
     similarity, overlap = _agreement(fixed, moving, transform, step)
-    return similarity * min(1.0, overlap / 0.9) ** 0.5
+    centre = fixed.mass
+    displacement = float(np.linalg.norm(np.array(transform.TransformPoint(centre.tolist())) - centre))
+    trust = 1.0 - _HEADER_TRUST * min(1.0, displacement / 100.0)
+    return similarity * min(1.0, overlap / 0.9) ** 0.5 * trust
 
 
-def register_rigid(
-    fixed: Pyramid, moving: Pyramid, check: Callable[[], None] = lambda: None
-) -> sitk.Euler3DTransform:
-    """The best rigid transform; `check` is called between stages and may raise. Raises RuntimeError where
-    the images never overlap."""
+def register_even(
+    fixed: Pyramid, moving: Pyramid, scaled: bool, check: Callable[[], None] = lambda: None
+) -> sitk.Transform:
+    """The best rigid transform (Euler3D) or, `scaled`, the best one with one scale for all axes
+    (Similarity3D). `check` is called between stages and may raise. Raises RuntimeError where the images
+    never overlap."""
+    places = _places(fixed, moving, scaled, check)
+    scores = [_score(fixed, moving, place, _MIDDLE) for place in places]
+    best, best_score = None, -1.0
+    for place, score in zip(places, scores, strict=True):
+        if best is not None and score < _WORTH_REFINING * scores[0]:
+            continue
+        check()
+        result = _optimize(fixed, moving, place, _MIDDLE, iterations=40, first_mm=1.0)
+        result_score = _score(fixed, moving, result, _MIDDLE)
+        if result_score > best_score:
+            best, best_score = result, result_score
+    return best
+
+
+def _places(fixed: Pyramid, moving: Pyramid, scaled: bool, check: Callable[[], None]) -> list[sitk.Transform]:
+    """Up to three clearly different placements from the coarse grid, best first."""
     starts = sorted(
         (_translation(shift, fixed) for shift in _start_shifts(fixed, moving)),
         key=lambda start: -_score(fixed, moving, start, _COARSE),
     )
-    refined = []
-    for start in starts[:_STARTS_REFINED]:
+    # A thin slab fits in many places and is quick to try; a whole head is neither.
+    points = int(_region(fixed, _COARSE)[1])
+    found = []
+    for start in starts[: max(_FEWEST_STARTS, _COARSE_EFFORT // max(1, points))]:
         check()
         try:
-            refined.append(_optimize(fixed, moving, start, _COARSE, iterations=40, first_mm=4.0))
+            first = _as_similarity(start) if scaled else start
+            place = _optimize(fixed, moving, first, _COARSE, iterations=40, first_mm=2.0 if scaled else 4.0)
         except RuntimeError:
             continue  # hardly any overlap from this start
-    if not refined:
+        found.append((_score(fixed, moving, place, _MIDDLE), place))
+    if not found:
         raise RuntimeError("no start with enough overlap")
-    best = max(refined, key=lambda transform: _score(fixed, moving, transform, _COARSE))
-    check()
-    return _optimize(fixed, moving, best, _MIDDLE, iterations=40, first_mm=1.0)
+    kept: list[tuple[NDArray[np.float64], sitk.Transform]] = []
+    for _, place in sorted(found, key=lambda entry: -entry[0]):
+        centre = np.array(place.TransformPoint(fixed.mass.tolist()))
+        if all(np.linalg.norm(centre - other) > _COARSE for other, _ in kept):
+            kept.append((centre, place))
+    return [place for _, place in kept[:3]]
+
+
+def _as_similarity(rigid: sitk.Euler3DTransform) -> sitk.Similarity3DTransform:
+    import SimpleITK as sitk
+
+    return _copied(rigid, sitk.Similarity3DTransform())
+
+
+def _copied(source: sitk.Transform, target: sitk.Transform) -> sitk.Transform:
+    target.SetCenter(source.GetCenter())
+    target.SetMatrix(source.GetMatrix())
+    target.SetTranslation(source.GetTranslation())
+    return target
 
 
 def register_affine(
-    fixed: Pyramid, moving: Pyramid, rigid: sitk.Euler3DTransform, check: Callable[[], None] = lambda: None
+    fixed: Pyramid, moving: Pyramid, start: sitk.Transform, check: Callable[[], None] = lambda: None
 ) -> sitk.AffineTransform:
-    """The best affine transform near a rigid one."""
+    """The best affine transform near a rigid or similarity transform."""
     import SimpleITK as sitk
 
-    start = sitk.AffineTransform(3)
-    start.SetCenter(rigid.GetCenter())
-    start.SetMatrix(rigid.GetMatrix())
-    start.SetTranslation(rigid.GetTranslation())
+    result = _copied(start, sitk.AffineTransform(3))
     for step, iterations, first_mm in ((_MIDDLE, 50, 0.5), (_FINE, 30, 0.25)):
         check()
-        start = _optimize(fixed, moving, start, step, iterations, first_mm)
-    return start
+        result = _optimize(fixed, moving, result, step, iterations, first_mm)
+    return result
 
 
 def _translation(shift: NDArray[np.float64], fixed: Pyramid) -> sitk.Euler3DTransform:
@@ -226,16 +272,22 @@ def _optimize(
     return start
 
 
+def _region(fixed: Pyramid, step: float) -> tuple[sitk.Image, int]:
+    """The body and a margin of air, because its outline is the strongest landmark; and its voxels."""
+    import SimpleITK as sitk
+
+    mask = fixed.masks[step]
+    radius = [max(1, round(_MARGIN_MM / spacing)) for spacing in mask.GetSpacing()]
+    region = sitk.BinaryDilate(mask, radius)
+    return region, int(array_view(region).sum())
+
+
 def _descend(
     fixed: Pyramid, moving: Pyramid, start: sitk.Transform, step: float, iterations: int, first_mm: float
 ) -> sitk.Transform:
     import SimpleITK as sitk
 
-    image, mask = fixed.images[step], fixed.masks[step]
-    radius = [max(1, round(_MARGIN_MM / spacing)) for spacing in mask.GetSpacing()]
-    # The body's outline is the strongest landmark, so a margin of air belongs to the region compared.
-    region = sitk.BinaryDilate(mask, radius)
-    points = int(sitk.GetArrayViewFromImage(region).sum())
+    region, points = _region(fixed, step)
     method = sitk.ImageRegistrationMethod()
     # One work unit: the order of summation, and with it the last bit, must not depend on the machine.
     method.SetNumberOfThreads(1)
@@ -256,5 +308,5 @@ def _descend(
     method.SetOptimizerScalesFromPhysicalShift()
     transform = type(start)(start)
     method.SetInitialTransform(transform, True)
-    method.Execute(image, moving.images[step])
+    method.Execute(fixed.images[step], moving.images[step])
     return transform
