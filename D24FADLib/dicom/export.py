@@ -61,6 +61,8 @@ def export_detection(
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise InputError(f"{', '.join(unknown)}: no kind of DICOM result. Choose from {', '.join(KINDS)}.")
+    import highdicom  # noqa: F401  its loggers must exist before they are silenced
+
     with headers.quiet():
         source = load_source(source_files)
         placement = place(detection.query, source)

@@ -185,7 +185,7 @@ def _shifts(
         )
     pixels = offsets / np.array(in_plane)
     low, high = (
-        np.floor(pixels.min(axis=0) - 1e-6).clip(max=0),
+        np.floor(pixels.min(axis=0) + 1e-6).clip(max=0),
         np.ceil(pixels.max(axis=0) - 1e-6).clip(min=0),
     )
     note = f"gantry tilt of {tilt:.1f} degrees; resampled to an upright grid"

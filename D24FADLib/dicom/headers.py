@@ -29,6 +29,7 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _IMPLICIT = "1.2.840.10008.1.2"
 _UNDEFINED = 0xFFFFFFFF
+_TALKATIVE = {"pydicom", "highdicom", "pynetdicom", "dicomweb_client", "openjpeg", "libjpeg", "pylibjpeg", "rle"}
 
 
 class Unreadable(Exception):
@@ -38,26 +39,22 @@ class Unreadable(Exception):
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the libraries' remarks on values, which may quote patient data, unsaid."""
-    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom", "pynetdicom", "dicomweb_client")]
-    before = [logger.disabled for logger in loggers]
-    children = [
-        child
-        for name, child in logging.root.manager.loggerDict.items()
-        if isinstance(child, logging.Logger)
-        and name.startswith(("highdicom.", "pynetdicom.", "dicomweb_client."))
-        and not child.disabled
+    for name in _TALKATIVE:
+        logging.getLogger(name)  # one that is imported only inside is silenced, too
+    silenced = [
+        logger
+        for name, logger in list(logging.root.manager.loggerDict.items())
+        if isinstance(logger, logging.Logger) and name.split(".")[0] in _TALKATIVE and not logger.disabled
     ]
-    for logger in (*loggers, *children):
+    for logger in silenced:
         logger.disabled = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, state in zip(loggers, before, strict=True):
-            logger.disabled = state
-        for child in children:
-            child.disabled = False
+        for logger in silenced:
+            logger.disabled = False
 
 
 def read_header(path: str | os.PathLike[str]) -> tuple[Dataset, bool]:
