@@ -91,6 +91,25 @@ def procedure(modality: str) -> Code:
     return _code(*known.get(modality, ("363679005", "SCT", "Imaging procedure")))
 
 
+def body_part(examined: str) -> Code:
+    """CID 4031: the region that BodyPartExamined (0018,0015) names, the body where it names none."""
+    known = {
+        "HEAD": ("69536005", "SCT", "Head"),
+        "BRAIN": ("12738006", "SCT", "Brain"),
+        "NECK": ("45048000", "SCT", "Neck"),
+        "CHEST": ("816094009", "SCT", "Chest"),
+        "LUNG": ("39607008", "SCT", "Lung"),
+        "HEART": ("80891009", "SCT", "Heart"),
+        "BREAST": ("76752008", "SCT", "Breast"),
+        "ABDOMEN": ("818981001", "SCT", "Abdomen"),
+        "LIVER": ("10200004", "SCT", "Liver"),
+        "PELVIS": ("816092008", "SCT", "Pelvis"),
+        "SPINE": ("421060004", "SCT", "Vertebral column"),
+        "KNEE": ("72696002", "SCT", "Knee"),
+    }
+    return _code(*known.get(examined.strip().upper(), ("123037004", "SCT", "Body structure")))
+
+
 def private_scheme() -> CodingSchemeIdentificationItem:
     """Says whose scheme 99D24FAD is (PS3.3 C.12.1.1, Coding Scheme Identification Sequence)."""
     from highdicom.coding_schemes import CodingSchemeIdentificationItem

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import codes
+from . import codes, headers
 from .writing import Context, finish, geometry
 
 if TYPE_CHECKING:
@@ -48,6 +48,37 @@ def anomaly_parametric_map(
         **context.common("map"),
         **geometry(context.placement),
     )
+    if context.placement.placed:
+        _put_in_order(dataset, values)
+    _add_anatomy(dataset, headers.text(context.placement.source.first, "BodyPartExamined"))
     dataset.CodingSchemeIdentificationSequence = [codes.private_scheme()]
     finish(dataset)
     return dataset
+
+
+def _put_in_order(dataset: ParametricMap, values: NDArray[np.float32]) -> None:
+    """Frames in the order of the slices: dcmqi and others take the order of frames for the order in space."""
+    orientation = dataset.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient
+    normal = np.cross(np.array(orientation[:3], dtype=float), np.array(orientation[3:], dtype=float))
+    groups = list(dataset.PerFrameFunctionalGroupsSequence)
+    heights = [
+        float(np.array(g.PlanePositionSequence[0].ImagePositionPatient, dtype=float) @ normal) for g in groups
+    ]
+    ordered = [groups[index] for index in np.argsort(heights)]
+    for number, group in enumerate(ordered, start=1):
+        group.FrameContentSequence[0].DimensionIndexValues = number
+    dataset.PerFrameFunctionalGroupsSequence = ordered
+    dataset.FloatPixelData = np.ascontiguousarray(values, dtype="<f4").tobytes()
+
+
+def _add_anatomy(dataset: ParametricMap, examined: str) -> None:
+    """Frame Anatomy (PS3.3 C.7.6.16.2.8): readers such as dcmqi do without everything but this."""
+    from pydicom.dataset import Dataset
+
+    region = codes.body_part(examined)
+    code, anatomy = Dataset(), Dataset()
+    code.CodeValue, code.CodingSchemeDesignator = region.value, region.scheme_designator
+    code.CodeMeaning = region.meaning
+    anatomy.FrameLaterality = "U"
+    anatomy.AnatomicRegionSequence = [code]
+    dataset.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]

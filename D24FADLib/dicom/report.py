@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ObservationContext,
         VolumetricROIMeasurementsAndQualitativeEvaluations,
     )
+    from pydicom.dataset import Dataset
     from pydicom.sr.coding import Code
 
 
@@ -53,7 +54,7 @@ def findings_report(
         observation_context=_observer(context),
         procedure_reported=codes.procedure(source.modality),
         imaging_measurements=groups,
-        referenced_images=images,
+        referenced_images=images if _describable(images) else None,
     )
     common = context.common("report")
     dataset = ComprehensiveSR(
@@ -67,6 +68,18 @@ def findings_report(
     )
     finish(dataset)
     return dataset
+
+
+def _describable(images: Sequence[Dataset]) -> bool:
+    """Whether an image library (TID 1600) can be made: its entries need attributes that not all images have."""
+    from highdicom.sr.templates import ImageLibraryEntryDescriptors
+
+    try:
+        for image in images:
+            ImageLibraryEntryDescriptors(image)
+    except (AttributeError, TypeError, ValueError):
+        return False
+    return True
 
 
 def _observer(context: Context) -> ObservationContext:

@@ -25,8 +25,8 @@ DESCRIPTIONS = {
     "overview": f"D24FAD overview - {codes.RESEARCH}",
     "pdf": f"D24FAD overview (PDF) - {codes.RESEARCH}",
 }
-# Parametric Map and Secondary Capture: they carry no laterality of their own (PS3.3 C.7.3.1).
-_LATERALITY_ASKED = ("1.2.840.10008.5.1.4.1.1.30", "1.2.840.10008.5.1.4.1.1.7")
+# Secondary Capture: it carries no laterality of its own (PS3.3 C.7.3.1).
+_LATERALITY_ASKED = ("1.2.840.10008.5.1.4.1.1.7",)
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,8 @@ def geometry(placement: Placement) -> dict[str, Any]:
 def finish(dataset: Dataset) -> Dataset:
     """Texts are in UTF-8 and free of what the source's own character set would have meant."""
     dataset.SpecificCharacterSet = codes.CHARACTER_SET
+    if "ContentLabel" in dataset and "ContentCreatorName" not in dataset:
+        dataset.ContentCreatorName = ""  # type 2 in the Content Identification Macro (PS3.3 table 10-12)
     if dataset.SOPClassUID in _LATERALITY_ASKED and "Laterality" not in dataset:
         dataset.Laterality = ""  # type 2C in General Series (PS3.3 C.7.3.1); unknown here
     return dataset

@@ -22,7 +22,7 @@ def detection_for(query: Volume, findings: int = 3, seed: int = 0) -> Detection:
     made = []
     for rank in range(1, findings + 1):
         k = int(rng.integers(shape[0]))
-        j, i = (int(rng.integers(1, size - 5)) for size in shape[1:])
+        j, i = (int(rng.integers(0, max(1, size - 4))) for size in shape[1:])
         box = (slice(k, k + 2), slice(j, j + 3), slice(i, i + 4))
         free = labels[box] == 0
         labels[box] = np.where(free, rank, labels[box])
