@@ -13,7 +13,7 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -193,7 +193,7 @@ def text(dataset: Dataset | None, keyword: str) -> str:
         value = get(dataset, keyword)
         if value is None:
             return ""
-        plain = isinstance(value, str) or not hasattr(value, "__iter__")
+        plain = not isinstance(value, MutableSequence)  # a PersonName can be iterated, too
         try:
             shown = str(value) if plain else "\\".join(map(str, value))
         except Exception:  # a value whose text cannot be made
