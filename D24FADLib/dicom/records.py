@@ -51,6 +51,8 @@ def _describe(header: Dataset, pixels: bool, path: str, salt: bytes) -> dict[str
     found["content"] = _content(kind, bool(frames), pixels)
     if found["content"] == "no pixel data":
         raise headers.Unreadable("an image without pixel data")
+    if found["content"] == "no image" and (_image_class(kind) or not (found["study"] or found["series"])):
+        raise headers.Unreadable("holds no image: cut off before its end, or without rows and columns")
     found["frames"] = [frame.to_plain() for frame in frames] if not found["content"] else []
     found["traits"] = {
         "modality": headers.text(header, "Modality"),
@@ -75,6 +77,13 @@ def _content(kind: str, framed: bool, pixels: bool) -> str:
     if framed:
         return "" if pixels else "no pixel data"
     return "no image"
+
+
+def _image_class(kind: str) -> bool:
+    """True for the storage classes of images (PS3.4 B.5)."""
+    from pydicom.uid import UID
+
+    return "Image Storage" in UID(kind).name
 
 
 def listed_files(header: Dataset) -> list[list[str]]:
