@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,18 @@ def findings_segmentation(
         **context.common("seg"),
         **geometry(context.placement),
     )
+    _name_segment_per_frame(dataset)
     finish(dataset)
     return dataset
+
+
+def _name_segment_per_frame(dataset: Segmentation) -> None:
+    """With one segment highdicom names it once for all frames; most readers look for it in each frame."""
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    if "SegmentIdentificationSequence" in shared:
+        for group in dataset.PerFrameFunctionalGroupsSequence:
+            group.SegmentIdentificationSequence = copy.deepcopy(shared.SegmentIdentificationSequence)
+        del shared.SegmentIdentificationSequence
 
 
 def _finding_segment(number: int, finding: Finding, context: Context) -> SegmentDescription:
@@ -117,5 +128,6 @@ def fractional_map(anomaly_map: NDArray[Any], threshold: float, context: Context
         **context.common("fractional"),
         **geometry(context.placement),
     )
+    _name_segment_per_frame(dataset)
     finish(dataset)
     return dataset

@@ -91,9 +91,25 @@ def _require_one_series(datasets: dict[str, Dataset]) -> None:
             raise InputError(f"The query's files have different values of {keyword}. Give one series.")
 
 
+def _drop_unparsable(header: Dataset) -> None:
+    """Remove elements that cannot be parsed, and turn the other texts into Unicode."""
+    for tag in list(header.keys()):
+        try:
+            with_element = header[tag]
+            if with_element.VR == "SQ":
+                for item in with_element.value:
+                    item.decode()
+        except Exception:  # pydicom raises a dozen kinds on damaged values
+            del header[tag]
+    try:
+        header.decode()
+    except (LookupError, ValueError, TypeError, AttributeError):
+        header.SpecificCharacterSet = CHARACTER_SET
+
+
 def _make_valid(header: Dataset) -> None:
     """Empty what would make a result invalid, and turn texts into Unicode."""
-    header.decode()
+    _drop_unparsable(header)
     for keyword, valid in _INHERITED.items():
         value = headers.get(header, keyword)
         if value is None:

@@ -55,9 +55,9 @@ def voxels_by_source(seg: object, labels_shape: tuple[int, int]) -> dict[tuple[s
     return frames
 
 
-@pytest.mark.parametrize("modality", ["MR", "CT"])
-def test_every_object_is_valid(tmp_path: Path, modality: str) -> None:
-    exported, _, _ = export(tmp_path, SeriesSpec(phantom(6, 64, 72), modality=modality))
+@pytest.mark.parametrize(("modality", "findings"), [("MR", 3), ("CT", 1), ("MR", 40)])
+def test_every_object_is_valid(tmp_path: Path, modality: str, findings: int) -> None:
+    exported, _, _ = export(tmp_path, SeriesSpec(phantom(6, 64, 72), modality=modality), findings=findings)
     assert set(exported.files) == set(KINDS)
     validate(exported)
 
@@ -167,11 +167,12 @@ def test_fractional_segmentation_holds_the_scaled_map(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path(DCMQI).exists(), reason="dcmqi is not installed (pip install dcmqi)")
+@pytest.mark.parametrize("findings", [1, 3])
 @pytest.mark.parametrize("orientation", [AXIAL, OBLIQUE], ids=["axial", "oblique"])
-def test_dcmqi_reads_the_same_voxels(tmp_path: Path, orientation: tuple[float, ...]) -> None:
+def test_dcmqi_reads_the_same_voxels(tmp_path: Path, orientation: tuple[float, ...], findings: int) -> None:
     import SimpleITK as sitk
 
-    exported, detection, _ = export(tmp_path, SeriesSpec(phantom(), orientation=orientation))
+    exported, detection, _ = export(tmp_path, SeriesSpec(phantom(), orientation=orientation), findings=findings)
     (tmp_path / "itk").mkdir()
     command = [DCMQI, "--inputDICOM", exported.files["seg"], "--outputDirectory", tmp_path / "itk", "--outputType", "nrrd"]
     subprocess.run(command, check=True, capture_output=True)
