@@ -71,7 +71,8 @@ def read_inputs(args: argparse.Namespace, progress: Progress | None = None) -> D
 
     if not args.query_series or not args.support_series:
         raise InputError(
-            "--dicom needs --query-series UID and --support-series UID ...; `d24fad series FOLDER` lists them."
+            "--dicom needs --query-series UID and --support-series UID ...; `d24fad series FOLDER` lists "
+            "them."
         )
     catalog = open_library(args.dicom, None, progress)
     entries = [catalog.find(uid) for uid in (args.query_series, *args.support_series)]
@@ -119,7 +120,9 @@ def write_output(
     from .export import export_detection
 
     if not query_files:
-        raise InputError("--dicom-output needs a query that was read from DICOM; give --dicom or a DICOM folder.")
+        raise InputError(
+            "--dicom-output needs a query that was read from DICOM; give --dicom or a DICOM folder."
+        )
     kinds = [kind.strip() for kind in args.dicom_objects.split(",") if kind.strip()]
     digests = [support.content_hash() for support in supports]
     exported = export_detection(detection, query_files, args.dicom_output, kinds, digests)

@@ -67,7 +67,15 @@ def export_detection(
         source = load_source(source_files)
         placement = place(detection.query, source)
         context = Context(placement, _version(), _parameters(detection), _tracking(detection))
-        datasets, notes = _objects(detection, context, kinds, reference_digests)
+        try:
+            datasets, notes = _objects(detection, context, kinds, reference_digests)
+        except (ValueError, TypeError, AttributeError, LookupError, NotImplementedError) as error:
+            # highdicom checks the source's headers as it takes them over; its texts may quote patient data.
+            raise InputError(
+                f"The query's DICOM headers are too damaged to be inherited from ({type(error).__name__}). "
+                "Fetch "
+                "the series again, or write the results without DICOM."
+            ) from error
         if placement.frames is None:
             notes.append(
                 "the query's grid is not that of its slices, so the results lie on a grid of their own"

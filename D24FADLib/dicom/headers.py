@@ -29,11 +29,25 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _IMPLICIT = "1.2.840.10008.1.2"
 _UNDEFINED = 0xFFFFFFFF
-_TALKATIVE = {"pydicom", "highdicom", "pynetdicom", "dicomweb_client", "openjpeg", "libjpeg", "pylibjpeg", "rle"}
+_TALKATIVE = {
+    "pydicom",
+    "highdicom",
+    "pynetdicom",
+    "dicomweb_client",
+    "openjpeg",
+    "libjpeg",
+    "pylibjpeg",
+    "rle",
+}
 
 
 class Unreadable(Exception):
-    """A file that is no DICOM object, or a broken one. The text says why and holds no patient data."""
+    """A file that is no DICOM object, or a broken one. The text says why and holds no patient data.
+
+    `header` is what could be parsed, to recognise a file name that repeats the patient's.
+    """
+
+    header: Dataset | None = None
 
 
 @contextmanager
@@ -66,6 +80,7 @@ def read_header(path: str | os.PathLike[str]) -> tuple[Dataset, bool]:
     import pydicom
     from pydicom.errors import InvalidDicomError
 
+    header: Dataset | None = None
     try:
         with open(path, "rb") as stream:
             header = pydicom.dcmread(stream, stop_before_pixels=True)
@@ -73,7 +88,8 @@ def read_header(path: str | os.PathLike[str]) -> tuple[Dataset, bool]:
             pixels = syntax == _DEFLATED or _check_pixel_element(stream, header, syntax)
     except InvalidDicomError as error:
         raise Unreadable("not a DICOM file") from error
-    except Unreadable:
+    except Unreadable as error:
+        error.header = header
         raise
     except PermissionError as error:
         raise Unreadable("no permission to read it") from error
@@ -164,7 +180,10 @@ def _ascii(dataset: Dataset, keyword: str) -> str | None:
     tag, vr = _dictionary(keyword)
     if not vr:
         return None
-    element = dataset.get_item(tag) if tag in dataset else None
+    try:
+        element = dataset.get_item(tag) if tag in dataset else None
+    except Exception:  # pydicom parses some elements on the way; a broken one counts as absent
+        return ""
     if element is None:
         return ""
     value = getattr(element, "value", None)

@@ -58,7 +58,9 @@ def anomaly_parametric_map(
 
 def _put_in_order(dataset: ParametricMap, values: NDArray[np.float32]) -> None:
     """Frames in the order of the slices: dcmqi and others take the order of frames for the order in space."""
-    orientation = dataset.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient
+    orientation = (
+        dataset.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient
+    )
     normal = np.cross(np.array(orientation[:3], dtype=float), np.array(orientation[3:], dtype=float))
     groups = list(dataset.PerFrameFunctionalGroupsSequence)
     heights = [

@@ -112,7 +112,9 @@ def _raw_plane(dataset: Dataset, frame: Frame) -> NDArray[Any]:
         return np.asarray(raw)
     except MemoryError as error:
         raise InputError(f"{_label(frame)}: not enough memory to decode it.") from error
-    except Exception as error:  # each decoder has its own kinds
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # each decoder has its own kinds; pylibjpeg-rle's panics are no Exception
         raise InputError(_why_not(syntax, _label(frame))) from error
 
 

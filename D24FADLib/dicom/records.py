@@ -23,11 +23,14 @@ _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 
 def record_of(path: str, salt: bytes) -> dict[str, Any]:
     """The index's record of a file: {"problem": text} or the fields of `_describe`. Call within `quiet`."""
+    header: Dataset | None = None
     try:
         header, pixels = headers.read_header(path)
         return _describe(header, pixels, path, salt)
     except headers.Unreadable as error:
-        return {"problem": str(error)}
+        known = header if header is not None else error.header
+        words = keys_of(identity_words(known), salt) if known is not None else []
+        return {"problem": str(error), "words": words}
 
 
 def _describe(header: Dataset, pixels: bool, path: str, salt: bytes) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def findings_report(
 
 
 def _describable(images: Sequence[Dataset]) -> bool:
-    """Whether an image library (TID 1600) can be made: its entries need attributes that not all images have."""
+    """Whether an image library (TID 1600) can be made; not all images have what its entries need."""
     from highdicom.sr.templates import ImageLibraryEntryDescriptors
 
     try:

@@ -65,6 +65,7 @@ def collect(folder: str | os.PathLike[str]) -> tuple[list[_Item], list[Sent]]:
             try:
                 header, _ = headers.read_header(path)
             except headers.Unreadable as error:
+                words |= identity_words(error.header) if error.header is not None else set()
                 if str(error) != "not a DICOM file" or root.is_file():
                     broken.append((path.name, str(error)))
                 continue

@@ -56,6 +56,7 @@ def read_files(paths: Iterable[str | os.PathLike[str]], name: str, stack: int | 
                 words |= identity_words(header)
                 found = frames_of(header, path)
             except headers.Unreadable as error:
+                words |= identity_words(error.header) if error.header is not None else set()
                 problems.append((os.path.basename(path), str(error)))
                 continue
             if found and pixels:

@@ -37,6 +37,13 @@ _INHERITED: dict[str, Callable[[str], bool]] = {
     "PatientAge": lambda v: bool(re.match(r"^\d{3}[DWMY]$", v)),
     "Laterality": lambda v: v in ("L", "R"),
 }
+_MEASURES = (
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,11 @@ def _drop_unparsable(header: Dataset) -> None:
 def _make_valid(header: Dataset) -> None:
     """Empty what would make a result invalid, and turn texts into Unicode."""
     _drop_unparsable(header)
+    for keyword in _MEASURES:
+        if keyword in header and not headers.numbers(header, keyword):
+            del header[keyword]
+    if "ImagePositionPatient" in header and len(headers.numbers(header, "PixelSpacing")) != 2:
+        header.PixelSpacing = [1.0, 1.0]  # as geometry.py assumes
     for keyword, valid in _INHERITED.items():
         value = headers.get(header, keyword)
         if value is None:

@@ -85,7 +85,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
     (folder / "orthanc.json").write_text(json.dumps(config))
     log = (folder / "log.txt").open("w")
     process = subprocess.Popen([ORTHANC, str(folder / "orthanc.json")], stdout=log, stderr=subprocess.STDOUT)
-    archive = Archive(f"127.0.0.1:{dicom}", f"http://127.0.0.1:{http}/dicom-web", f"http://127.0.0.1:{http}", mover)
+    archive = Archive(
+        f"127.0.0.1:{dicom}", f"http://127.0.0.1:{http}/dicom-web", f"http://127.0.0.1:{http}", mover
+    )
     try:
         for _ in range(300):
             try:
@@ -167,7 +169,9 @@ def move_study(server: Archive, study: str) -> dict[str, pydicom.Dataset]:
 
     receiver = pynetdicom.AE(ae_title="MOVER")
     receiver.supported_contexts = AllStoragePresentationContexts
-    listening = receiver.start_server(("127.0.0.1", server.mover_port), block=False, evt_handlers=[(evt.EVT_C_STORE, keep)])
+    listening = receiver.start_server(
+        ("127.0.0.1", server.mover_port), block=False, evt_handlers=[(evt.EVT_C_STORE, keep)]
+    )
     host, port = parse_address(server.dicom)
     entity = pynetdicom.AE(ae_title="MOVER")
     entity.add_requested_context(Model)
@@ -218,7 +222,9 @@ def test_what_the_archive_does_not_take_is_said_for_that_file_only(exported: Exp
     port = free_port()
     receiver = pynetdicom.AE(ae_title="PICKY")
     receiver.add_supported_context(ComprehensiveSRStorage)
-    listening = receiver.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, lambda e: 0xA700)])
+    listening = receiver.start_server(
+        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, lambda e: 0xA700)]
+    )
     try:
         results = send_cstore(next(iter(exported.files.values())).parent, f"127.0.0.1:{port}", called="PICKY")
     finally:
@@ -255,7 +261,9 @@ def test_folders_without_dicom_are_explained(tmp_path: Path) -> None:
         collect(tmp_path / "absent")
 
 
-def test_the_command(server: Archive, exported: Exported, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_command(
+    server: Archive, exported: Exported, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     server.clear()
     parser = argparse.ArgumentParser()
     send_command.add_parser(parser.add_subparsers())
@@ -264,7 +272,9 @@ def test_the_command(server: Archive, exported: Exported, capsys: pytest.Capture
     assert args.run(args) == 0
     assert all(entry["ok"] for entry in json.loads(capsys.readouterr().out))
     (tmp_path / "auth").write_text("user:pass")
-    args = parser.parse_args(["send", str(folder), "--stow", server.web, "--auth-file", str(tmp_path / "auth")])
+    args = parser.parse_args(
+        ["send", str(folder), "--stow", server.web, "--auth-file", str(tmp_path / "auth")]
+    )
     assert args.run(args) == 0
     assert f"{len(KINDS)} of {len(KINDS)} stored" in capsys.readouterr().out
 

@@ -12,7 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detections import REFERENCE_NAMES, detection_for
-from dicom_factory import AXIAL, OBLIQUE, PHI, SAGITTAL, SeriesSpec, dataset_of, multiframe, phantom, write_series
+from dicom_factory import (
+    AXIAL,
+    OBLIQUE,
+    PHI,
+    SAGITTAL,
+    SeriesSpec,
+    dataset_of,
+    multiframe,
+    phantom,
+    write_series,
+)
 
 from D24FADLib.dicom.export import KINDS, Exported, export_detection
 from D24FADLib.dicom.series import read_files
@@ -22,7 +32,9 @@ from D24FADLib.imaging.volume import Volume
 pydicom = pytest.importorskip("pydicom")
 highdicom = pytest.importorskip("highdicom", reason="highdicom is not installed (d24fad[dicom])")
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "volumes"
-DCMQI = shutil.which("segimage2itkimage") or str(Path(__import__("sys").executable).with_name("segimage2itkimage"))
+DCMQI = shutil.which("segimage2itkimage") or str(
+    Path(__import__("sys").executable).with_name("segimage2itkimage")
+)
 
 
 def validate(exported: Exported) -> None:
@@ -129,7 +141,9 @@ def test_read_back_through_highdicom_is_identical(tmp_path: Path) -> None:
     exported, detection, paths = export(tmp_path, SeriesSpec(phantom(), orientation=OBLIQUE))
     seg = highdicom.seg.segread(exported.files["seg"])
     uids = [str(pydicom.dcmread(path).SOPInstanceUID) for path in paths]
-    labels = seg.get_pixels_by_source_instance(uids, combine_segments=True, assert_missing_frames_are_empty=True)
+    labels = seg.get_pixels_by_source_instance(
+        uids, combine_segments=True, assert_missing_frames_are_empty=True
+    )
     assert np.array_equal(labels, detection.labels)
     described = seg.get_segment_description(1)
     assert described.segmented_property_type.value == "52988006"
@@ -143,7 +157,9 @@ def test_parametric_map_holds_the_very_floats(tmp_path: Path) -> None:
     exported, detection, paths = export(tmp_path, SeriesSpec(phantom(), orientation=OBLIQUE))
     ds = pydicom.dcmread(exported.files["map"])
     assert ds.pixel_array.dtype == np.float32
-    heights = [float(i.PlanePositionSequence[0].ImagePositionPatient[2]) for i in ds.PerFrameFunctionalGroupsSequence]
+    heights = [
+        float(i.PlanePositionSequence[0].ImagePositionPatient[2]) for i in ds.PerFrameFunctionalGroupsSequence
+    ]
     normal_up = np.argsort(heights)
     assert np.array_equal(ds.pixel_array[normal_up], detection.anomaly_map.array())
     uids = [str(pydicom.dcmread(path).SOPInstanceUID) for path in paths]
@@ -153,7 +169,11 @@ def test_parametric_map_holds_the_very_floats(tmp_path: Path) -> None:
         for i in [ds.PerFrameFunctionalGroupsSequence[n]]
     ] == uids
     assert ds.ContentQualification == "RESEARCH"
-    read = highdicom.pm.ParametricMap.from_dataset(ds) if hasattr(highdicom.pm.ParametricMap, "from_dataset") else None
+    read = (
+        highdicom.pm.ParametricMap.from_dataset(ds)
+        if hasattr(highdicom.pm.ParametricMap, "from_dataset")
+        else None
+    )
     assert read is None or read.Rows == 20
 
 
@@ -172,9 +192,19 @@ def test_fractional_segmentation_holds_the_scaled_map(tmp_path: Path) -> None:
 def test_dcmqi_reads_the_same_voxels(tmp_path: Path, orientation: tuple[float, ...], findings: int) -> None:
     import SimpleITK as sitk
 
-    exported, detection, _ = export(tmp_path, SeriesSpec(phantom(), orientation=orientation), findings=findings)
+    exported, detection, _ = export(
+        tmp_path, SeriesSpec(phantom(), orientation=orientation), findings=findings
+    )
     (tmp_path / "itk").mkdir()
-    command = [DCMQI, "--inputDICOM", exported.files["seg"], "--outputDirectory", tmp_path / "itk", "--outputType", "nrrd"]
+    command = [
+        DCMQI,
+        "--inputDICOM",
+        exported.files["seg"],
+        "--outputDirectory",
+        tmp_path / "itk",
+        "--outputType",
+        "nrrd",
+    ]
     subprocess.run(command, check=True, capture_output=True)
     grid = detection.query.image
     for finding in detection.findings:
@@ -185,7 +215,15 @@ def test_dcmqi_reads_the_same_voxels(tmp_path: Path, orientation: tuple[float, .
         assert np.array_equal(sitk.GetArrayViewFromImage(on_grid) > 0, expected)
         assert int((sitk.GetArrayViewFromImage(image) > 0).sum()) == int(expected.sum())
     paramap = Path(DCMQI).with_name("paramap2itkimage")
-    command = [paramap, "--inputDICOM", exported.files["map"], "--outputDirectory", tmp_path / "itk", "--outputType", "nrrd"]
+    command = [
+        paramap,
+        "--inputDICOM",
+        exported.files["map"],
+        "--outputDirectory",
+        tmp_path / "itk",
+        "--outputType",
+        "nrrd",
+    ]
     subprocess.run(command, check=True, capture_output=True)
     (read,) = glob.glob(str(tmp_path / "itk" / "*pmap*"))
     image = sitk.ReadImage(read)
@@ -212,7 +250,10 @@ def test_report_has_the_measurements_and_names_no_reference(tmp_path: Path) -> N
     assert len(groups) == len(detection.findings)
     seg = pydicom.dcmread(exported.files["seg"])
     for group, finding in zip(groups, detection.findings, strict=True):
-        values = [(m.name.value, m.derivation.value if m.derivation else "", m.value) for m in group.get_measurements()]
+        values = [
+            (m.name.value, m.derivation.value if m.derivation else "", m.value)
+            for m in group.get_measurements()
+        ]
         assert values[0][0] == "118565006"
         assert values[0][2] == pytest.approx(finding.volume_ml, rel=1e-6)
         assert values[1][2] == pytest.approx(finding.peak, rel=1e-6)
@@ -328,7 +369,12 @@ def test_one_echo_of_a_mixed_series(tmp_path: Path) -> None:
 def test_single_image_without_positions(tmp_path: Path) -> None:
     ds = dataset_of(SeriesSpec(phantom(1, 64, 80)), 0)
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID", "SliceThickness"):
+    for keyword in (
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "FrameOfReferenceUID",
+        "SliceThickness",
+    ):
         delattr(ds, keyword)
     ds.Modality, ds.ViewPosition, ds.BodyPartExamined = "CR", "PA", "CHEST"
     path = tmp_path / "cr.dcm"
@@ -369,6 +415,8 @@ def test_real_series(tmp_path: Path, name: str) -> None:
     validate(exported)
     seg = highdicom.seg.segread(exported.files["seg"])
     labels = seg.get_pixels_by_source_instance(
-        reading.volume.info.tags["SOPInstanceUIDs"], combine_segments=True, assert_missing_frames_are_empty=True
+        reading.volume.info.tags["SOPInstanceUIDs"],
+        combine_segments=True,
+        assert_missing_frames_are_empty=True,
     )
     assert np.array_equal(labels, detection.labels)

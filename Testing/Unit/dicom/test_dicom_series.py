@@ -64,7 +64,9 @@ def test_rescale_slope_and_intercept_whole_and_fractional(tmp_path: Path) -> Non
     whole = read(write_series(tmp_path / "a", SeriesSpec(voxels, modality="CT", intercept=-1024)))
     assert np.array_equal(whole.volume.array(), voxels.astype(int) - 1024)
     assert whole.volume.array().dtype.kind == "i"
-    slopes = SeriesSpec(voxels, edit=lambda ds, k: ds.update({"RescaleSlope": 0.5 + 0.25 * k, "RescaleIntercept": 3.5}))
+    slopes = SeriesSpec(
+        voxels, edit=lambda ds, k: ds.update({"RescaleSlope": 0.5 + 0.25 * k, "RescaleIntercept": 3.5})
+    )
     each = read(write_series(tmp_path / "b", slopes))
     expected = voxels * (0.5 + 0.25 * np.arange(6))[:, None, None] + 3.5
     assert np.allclose(each.volume.array(), expected, rtol=1e-6)
@@ -72,7 +74,9 @@ def test_rescale_slope_and_intercept_whole_and_fractional(tmp_path: Path) -> Non
 
 def test_monochrome1_is_turned_round(tmp_path: Path) -> None:
     voxels = phantom().astype(np.uint16)
-    spec = SeriesSpec(voxels, tags={"PhotometricInterpretation": "MONOCHROME1", "BitsStored": 12, "HighBit": 11})
+    spec = SeriesSpec(
+        voxels, tags={"PhotometricInterpretation": "MONOCHROME1", "BitsStored": 12, "HighBit": 11}
+    )
     assert np.array_equal(read(write_series(tmp_path, spec)).volume.array(), 4095 - voxels.astype(int))
 
 
@@ -127,7 +131,11 @@ def _two(tmp_path: Path, edits: list, **kinds: object) -> list[Path]:
     paths = []
     for n, edit in enumerate(edits):
         spec = SeriesSpec(
-            phantom(5, seed=n + 1), study_uid=base.study_uid, series_uid=base.series_uid, frame_uid=base.frame_uid, edit=edit
+            phantom(5, seed=n + 1),
+            study_uid=base.study_uid,
+            series_uid=base.series_uid,
+            frame_uid=base.frame_uid,
+            edit=edit,
         )
         paths += write_series(tmp_path / str(n), spec)
     return paths
@@ -167,7 +175,11 @@ def test_time_points_without_any_tag_are_split_by_number(tmp_path: Path) -> None
 def test_a_localizer_in_the_series_is_its_own_stack(tmp_path: Path) -> None:
     main = SeriesSpec(phantom(6))
     scout = SeriesSpec(
-        phantom(1), orientation=SAGITTAL, study_uid=main.study_uid, series_uid=main.series_uid, frame_uid=main.frame_uid
+        phantom(1),
+        orientation=SAGITTAL,
+        study_uid=main.study_uid,
+        series_uid=main.series_uid,
+        frame_uid=main.frame_uid,
     )
     paths = write_series(tmp_path / "a", main) + write_series(tmp_path / "b", scout)
     reading = read(paths)
@@ -176,7 +188,9 @@ def test_a_localizer_in_the_series_is_its_own_stack(tmp_path: Path) -> None:
 
 
 def test_mixed_frames_of_reference_are_not_joined(tmp_path: Path) -> None:
-    spec = SeriesSpec(phantom(6), edit=lambda ds, k: setattr(ds, "FrameOfReferenceUID", f"1.2.{1 + (k >= 4)}"))
+    spec = SeriesSpec(
+        phantom(6), edit=lambda ds, k: setattr(ds, "FrameOfReferenceUID", f"1.2.{1 + (k >= 4)}")
+    )
     reading = read(write_series(tmp_path, spec))
     assert reading.stacks == 2
     assert reading.volume.size[2] == 4
@@ -284,10 +298,19 @@ def test_one_bad_file_costs_that_file_only(tmp_path: Path) -> None:
 
 def test_zero_length_tags_count_as_absent(tmp_path: Path) -> None:
     def empty(ds: pydicom.Dataset, k: int) -> None:
-        for keyword in ("EchoTime", "RepetitionTime", "SliceThickness", "InstanceNumber", "ImageType", "PatientName"):
+        for keyword in (
+            "EchoTime",
+            "RepetitionTime",
+            "SliceThickness",
+            "InstanceNumber",
+            "ImageType",
+            "PatientName",
+        ):
             setattr(ds, keyword, None)
 
-    assert np.array_equal(read(write_series(tmp_path, SeriesSpec(phantom(), edit=empty))).volume.array(), phantom())
+    assert np.array_equal(
+        read(write_series(tmp_path, SeriesSpec(phantom(), edit=empty))).volume.array(), phantom()
+    )
 
 
 def test_colour_without_place(tmp_path: Path) -> None:
@@ -304,7 +327,14 @@ def test_colour_without_place(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real data (../shared/data) are not here")
 @pytest.mark.parametrize(
-    "name", ["dicom_mr_t1_datalad", "dicom_ct_totalseg", "dicom_mr_papaya", "dicom_mr_dwv_bbmri", "dicom_ct_dcmqi_3slice"]
+    "name",
+    [
+        "dicom_mr_t1_datalad",
+        "dicom_ct_totalseg",
+        "dicom_mr_papaya",
+        "dicom_mr_dwv_bbmri",
+        "dicom_ct_dcmqi_3slice",
+    ],
 )
 def test_real_series_agree_with_itk(name: str) -> None:
     import SimpleITK as sitk
