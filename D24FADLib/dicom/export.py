@@ -69,7 +69,7 @@ def export_detection(
         context = Context(placement, _version(), _parameters(detection), _tracking(detection))
         try:
             datasets, notes = _objects(detection, context, kinds, reference_digests)
-        except (ValueError, TypeError, AttributeError, LookupError, NotImplementedError) as error:
+        except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
             # highdicom checks the source's headers as it takes them over; its texts may quote patient data.
             raise InputError(
                 f"The query's DICOM headers are too damaged to be inherited from ({type(error).__name__}). "

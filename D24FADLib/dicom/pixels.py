@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from . import headers
+from .decoding import ChildDecoder, Undecodable, stored_values
 from .frames import Frame
 
 if TYPE_CHECKING:
@@ -34,11 +35,11 @@ def decode(frames: Sequence[Frame], name: str) -> NDArray[Any]:
     identity = all(frame.slope == 1 and float(frame.intercept).is_integer() for frame in frames)
     planes: list[NDArray[Any]] = []
     opened: tuple[str, Dataset] | None = None
-    with headers.quiet():
+    with headers.quiet(), ChildDecoder() as child:
         for frame in frames:
             if opened is None or opened[0] != frame.path:
                 opened = (frame.path, _open(frame))
-            planes.append(_plane(opened[1], frame, identity))
+            planes.append(_plane(opened[1], frame, identity, child))
     shapes = {plane.shape for plane in planes}
     if len(shapes) > 1:
         raise InputError(f"{name}: the decoded images differ in size. Fetch the series again.")
@@ -59,8 +60,8 @@ def _open(frame: Frame) -> Dataset:
         raise InputError(f"{_label(frame)}: cannot be read any more. Fetch the file again.") from error
 
 
-def _plane(dataset: Dataset, frame: Frame, identity: bool) -> NDArray[Any]:
-    raw = _raw_plane(dataset, frame)
+def _plane(dataset: Dataset, frame: Frame, identity: bool, child: ChildDecoder) -> NDArray[Any]:
+    raw = _raw_plane(dataset, frame, child)
     expected = (frame.rows, frame.columns)
     if raw.shape[:2] != expected or raw.ndim not in (2, 3):
         raise InputError(f"{_label(frame)}: the decoded image is not as large as its header says.")
@@ -99,23 +100,18 @@ def _inverted(dataset: Dataset, values: NDArray[Any], frame: Frame) -> NDArray[A
     return int(ends.sum()) - values.astype(np.int64)
 
 
-def _raw_plane(dataset: Dataset, frame: Frame) -> NDArray[Any]:
+def _raw_plane(dataset: Dataset, frame: Frame, child: ChildDecoder) -> NDArray[Any]:
     """Stored values of one frame; colour as RGB."""
-    from pydicom.pixels import apply_color_lut, pixel_array
-
     syntax = headers.text(getattr(dataset, "file_meta", None), "TransferSyntaxUID")
     try:
-        raw = pixel_array(dataset, index=frame.number - 1 if frame.number else 0)
-        if headers.text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
-            raw = apply_color_lut(raw, dataset)
-            raw = (raw >> 8).astype(np.uint8) if raw.dtype == np.uint16 else raw
-        return np.asarray(raw)
+        if headers.is_compressed(syntax):
+            return child.stored_values(frame.path, frame.number, frame.rows * frame.columns)
+        return stored_values(dataset, frame.number)
     except MemoryError as error:
         raise InputError(f"{_label(frame)}: not enough memory to decode it.") from error
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:  # each decoder has its own kinds; pylibjpeg-rle's panics are no Exception
-        raise InputError(_why_not(syntax, _label(frame))) from error
+    except Exception as error:  # pydicom raises a dozen kinds on damaged files
+        why = f" ({error})" if isinstance(error, Undecodable) and str(error) else ""
+        raise InputError(_why_not(syntax, _label(frame)) + why) from error
 
 
 def _why_not(syntax: str, label: str) -> str:

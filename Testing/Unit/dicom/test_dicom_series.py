@@ -348,3 +348,29 @@ def test_real_series_agree_with_itk(name: str) -> None:
     assert np.allclose(expected.GetOrigin(), reading.volume.image.GetOrigin())
     assert np.allclose(expected.GetSpacing(), reading.volume.spacing, atol=1e-3)
     assert np.allclose(expected.GetDirection(), reading.volume.image.GetDirection(), atol=1e-4)
+
+
+def test_a_decoder_that_hangs_or_crashes_costs_its_image_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child that decodes is replaced by one that sleeps, then by one that dies."""
+    import sys
+    import time
+
+    from D24FADLib.dicom import decoding
+
+    monkeypatch.setattr(decoding, "_SECONDS", 1.0)
+    original = subprocess.Popen
+    for code, said in (
+        ("import time; time.sleep(60)", "did not come to an end"),
+        ("import os; os._exit(11)", "crashed"),
+    ):
+
+        def start(command: list[str], code: str = code, **kinds: object) -> subprocess.Popen:
+            return original([sys.executable, "-c", code], **kinds)  # type: ignore[call-overload]
+
+        monkeypatch.setattr(decoding.subprocess, "Popen", start)
+        begin = time.perf_counter()
+        with decoding.ChildDecoder() as child, pytest.raises(decoding.Undecodable, match=said):
+            child.stored_values(str(tmp_path / "x.dcm"), 0, 100)
+        assert time.perf_counter() - begin < 10
