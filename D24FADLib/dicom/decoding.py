@@ -34,7 +34,7 @@ class Undecodable(Exception):
 
 
 def stored_values(dataset: Dataset, number: int) -> NDArray[Any]:
-    """Stored values of frame `number` (from 1; 0 for the only one), colour as RGB. Raises whatever pydicom does."""
+    """Stored values of frame `number` (from 1; 0 for the only one), colour as RGB; raises as pydicom does."""
     from pydicom.pixels import apply_color_lut, pixel_array
 
     raw = pixel_array(dataset, index=number - 1 if number else 0)

@@ -18,7 +18,6 @@ def anomaly_parametric_map(
     anomaly_map: NDArray[Any], threshold: float, calibrated: bool, context: Context
 ) -> ParametricMap:
     """The map's own values; the window shows what lies above half the threshold."""
-    from highdicom import VOILUTTransformation
     from highdicom.pm import ParametricMap, RealWorldValueMapping
 
     values = context.placement.arranged(anomaly_map.astype(np.float32))
@@ -41,7 +40,7 @@ def anomaly_parametric_map(
         pixel_array=values,
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[mapping],
-        voi_lut_transformations=[VOILUTTransformation(window_center=low + width / 2, window_width=width)],
+        **_window(low + width / 2, width),
         content_label="ANOMALYMAP",
         content_description="Anomaly score, for research use",
         content_creator_name=None,
@@ -54,6 +53,18 @@ def anomaly_parametric_map(
     dataset.CodingSchemeIdentificationSequence = [codes.private_scheme()]
     finish(dataset)
     return dataset
+
+
+def _window(center: float, width: float) -> dict[str, Any]:
+    """The window in highdicom's present way, or in that of 0.27, which Slicer bundles."""
+    import inspect
+
+    from highdicom import VOILUTTransformation
+    from highdicom.pm import ParametricMap
+
+    if "voi_lut_transformations" in inspect.signature(ParametricMap.__init__).parameters:
+        return {"voi_lut_transformations": [VOILUTTransformation(window_center=center, window_width=width)]}
+    return {"window_center": center, "window_width": width}
 
 
 def _put_in_order(dataset: ParametricMap, values: NDArray[np.float32]) -> None:

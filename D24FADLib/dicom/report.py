@@ -97,12 +97,11 @@ def _observer(context: Context) -> ObservationContext:
 
 
 def _algorithm(context: Context) -> AlgorithmIdentification:
+    """TID 4019."""
     from highdicom.sr import AlgorithmIdentification
 
     parameters = [f"{name}: {value}" for name, value in context.parameters.items()]
-    return AlgorithmIdentification(
-        name=codes.ALGORITHM, version=context.version, parameters=parameters or None, family=codes.family()
-    )
+    return AlgorithmIdentification(codes.ALGORITHM, context.version, parameters or None)
 
 
 def _number(name: Code, value: float, unit: Code, derivation: Code | None = None) -> Measurement:

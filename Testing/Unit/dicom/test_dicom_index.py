@@ -358,3 +358,28 @@ def test_identity_in_free_text_and_file_names_is_withheld(tmp_path: Path) -> Non
     for planted in ("uillfeather", "ebulon", "PID7734921"):
         assert planted not in shown
     assert catalog.problems[0].reason.startswith("cut off")
+
+
+def test_one_file_stands_for_its_series(tmp_path: Path) -> None:
+    paths = write_series(tmp_path, SeriesSpec(phantom(5)))
+    write_series(tmp_path, SeriesSpec(phantom(3)), ["x1.dcm", "x2.dcm", "x3.dcm"])
+    volume, _, files = open_volume(paths[3])
+    assert np.array_equal(volume.array(), phantom(5))
+    assert sorted(files) == sorted(map(str, paths))
+    flat = write_series(
+        tmp_path / "flat", SeriesSpec(phantom(3), edit=lambda ds, k: delattr(ds, "ImagePositionPatient"))
+    )
+    volume, _, files = open_volume(flat[1])
+    assert np.array_equal(volume.array()[0], phantom(3)[1])
+    assert files == (str(flat[1]),)
+
+
+def test_other_formats_go_to_the_imaging_room(tmp_path: Path) -> None:
+    import SimpleITK as sitk
+
+    sitk.WriteImage(sitk.GetImageFromArray(phantom(4)), str(tmp_path / "a.nrrd"))
+    volume, notes, files = open_volume(tmp_path / "a.nrrd")
+    assert np.array_equal(volume.array(), phantom(4))
+    assert (notes, files) == ((), ())
+    with pytest.raises(InputError, match="no such file"):
+        open_volume(tmp_path / "absent.nrrd")
