@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -66,6 +67,7 @@ def export_detection(
     with headers.quiet():
         source = load_source(source_files)
         placement = place(detection.query, source)
+        detection, dropped = _with_voxels(detection)
         context = Context(placement, _version(), _parameters(detection), _tracking(detection))
         try:
             datasets, notes = _objects(detection, context, kinds, reference_digests)
@@ -76,6 +78,7 @@ def export_detection(
                 "Fetch "
                 "the series again, or write the results without DICOM."
             ) from error
+        notes += dropped
         if placement.frames is None:
             notes.append(
                 "the query's grid is not that of its slices, so the results lie on a grid of their own"
@@ -83,6 +86,16 @@ def export_detection(
         if not str(source.first.StudyInstanceUID).startswith(("1.", "2.")):
             notes.append("the query's own StudyInstanceUID is not valid; the results carry it all the same")
         return Exported(_write(datasets, Path(folder)), tuple(notes))
+
+
+def _with_voxels(detection: Detection) -> tuple[Detection, list[str]]:
+    """Without findings whose voxels were all erased since (an editor may do so): a segment needs some."""
+    present = set(np.unique(detection.labels).tolist())
+    kept = tuple(finding for finding in detection.findings if finding.rank in present)
+    dropped = len(detection.findings) - len(kept)
+    if not dropped:
+        return detection, []
+    return dataclasses.replace(detection, findings=kept), [f"{dropped} findings without voxels are left out"]
 
 
 def _objects(

@@ -26,7 +26,7 @@ from dicom_factory import (
 
 from D24FADLib.dicom.export import KINDS, Exported, export_detection
 from D24FADLib.dicom.series import read_files
-from D24FADLib.errors import InputError
+from D24FADLib.errors import InputError, OutputError
 from D24FADLib.imaging.volume import Volume
 
 pydicom = pytest.importorskip("pydicom")
@@ -420,3 +420,35 @@ def test_real_series(tmp_path: Path, name: str) -> None:
         assert_missing_frames_are_empty=True,
     )
     assert np.array_equal(labels, detection.labels)
+
+
+def test_a_finding_that_was_erased_is_left_out(tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "s", SeriesSpec(phantom()))
+    detection = detection_for(read_files(paths, "query").volume)
+    labels = detection.labels.copy()
+    labels[labels == 2] = 0
+    edited = dataclasses.replace(detection, labels=labels)
+    exported = export_detection(edited, paths, tmp_path / "out", ["seg", "report"])
+    assert any("1 findings without voxels" in note for note in exported.notes)
+    seg = pydicom.dcmread(exported.files["seg"])
+    assert [segment.SegmentLabel for segment in seg.SegmentSequence] == ["Finding 1", "Finding 3"]
+    validate(exported)
+
+
+def test_the_same_folder_again_replaces_the_files(tmp_path: Path) -> None:
+    first, detection, paths = export(tmp_path, SeriesSpec(phantom()))
+    before = pydicom.dcmread(first.files["seg"]).SOPInstanceUID
+    second = export_detection(detection, paths, tmp_path / "out", KINDS)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
+        p.name for p in second.files.values()
+    )
+    assert pydicom.dcmread(second.files["seg"]).SOPInstanceUID != before
+
+
+def test_nothing_is_written_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = write_series(tmp_path / "s", SeriesSpec(phantom()))
+    detection = detection_for(read_files(paths, "query").volume)
+    (tmp_path / "taken").write_text("a file where the folder should be")
+    with pytest.raises(OutputError, match="cannot be written"):
+        export_detection(detection, paths, tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "a file where the folder should be"
