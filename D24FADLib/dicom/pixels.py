@@ -105,6 +105,8 @@ def _raw_plane(dataset: Dataset, frame: Frame, child: ChildDecoder) -> NDArray[A
     syntax = headers.text(getattr(dataset, "file_meta", None), "TransferSyntaxUID")
     try:
         if headers.is_compressed(syntax):
+            if not _decodable(syntax):
+                raise Undecodable("")
             return child.stored_values(frame.path, frame.number, frame.rows * frame.columns)
         return stored_values(dataset, frame.number)
     except MemoryError as error:
@@ -112,6 +114,17 @@ def _raw_plane(dataset: Dataset, frame: Frame, child: ChildDecoder) -> NDArray[A
     except Exception as error:  # pydicom raises a dozen kinds on damaged files
         why = f" ({error})" if isinstance(error, Undecodable) and str(error) else ""
         raise InputError(_why_not(syntax, _label(frame)) + why) from error
+
+
+def _decodable(syntax: str) -> bool:
+    """Whether pydicom knows the transfer syntax and has a decoder for it."""
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import UID
+
+    try:
+        return bool(get_decoder(UID(syntax)).is_available)
+    except NotImplementedError:
+        return False
 
 
 def _why_not(syntax: str, label: str) -> str:

@@ -374,3 +374,61 @@ def test_a_decoder_that_hangs_or_crashes_costs_its_image_only(
         with decoding.ChildDecoder() as child, pytest.raises(decoding.Undecodable, match=said):
             child.stored_values(str(tmp_path / "x.dcm"), 0, 100)
         assert time.perf_counter() - begin < 10
+
+
+def test_a_missing_decoder_is_named(tmp_path: Path) -> None:
+    """In a process whose JPEG 2000 decoders cannot be imported."""
+    import sys
+    import textwrap
+
+    paths = write_series(tmp_path, SeriesSpec(phantom(3, 64, 72).astype(np.uint16)))
+    for path in paths:
+        reread(path, lambda ds: ds.compress("1.2.840.10008.1.2.4.90", generate_instance_uid=False))
+    code = f"""
+        import sys
+        for name in ("pylibjpeg", "openjpeg", "gdcm", "PIL"):
+            sys.modules[name] = None
+        from D24FADLib.dicom.series import read_files
+        from D24FADLib.errors import InputError
+        try:
+            read_files({[str(p) for p in paths]!r}, "series")
+        except InputError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).resolve().parents[3],
+    )
+    assert "needs a decoder that is not installed. Install d24fad[dicom]" in done.stdout
+
+
+def test_enhanced_multiframe_of_two_phases_is_split(tmp_path: Path) -> None:
+    path = multiframe(
+        SeriesSpec(np.concatenate([phantom(4, seed=1), phantom(4, seed=2)])), tmp_path / "e.dcm"
+    )
+
+    def phases(ds: pydicom.Dataset) -> None:
+        items = ds.PerFrameFunctionalGroupsSequence
+        for number, item in enumerate(items):
+            item.FrameContentSequence[0].TemporalPositionIndex = 1 + number // 4
+            if number >= 4:
+                item.PlanePositionSequence = items[number - 4].PlanePositionSequence
+
+    reread(path, phases)
+    first, second = read([path], 1), read([path], 2)
+    assert first.stacks == 2
+    assert np.array_equal(first.volume.array(), phantom(4, seed=1))
+    assert np.array_equal(second.volume.array(), phantom(4, seed=2))
+
+
+def test_implicit_value_representations(tmp_path: Path) -> None:
+    voxels = phantom(4)
+    paths = write_series(tmp_path, SeriesSpec(voxels))
+    for path in paths:
+        ds = pydicom.dcmread(path)
+        ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2"
+        ds.save_as(path, enforce_file_format=True)
+    assert np.array_equal(read(paths).volume.array(), voxels)
