@@ -12,8 +12,8 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from .privacy import shown_path
 from .scan import Progress, Record, scan
 
 _SCHEMA_VERSION = 1
-_SCHEMA = """
+_APPLICATION = 0x44324641  # marks the SQLite file as ours (PRAGMA application_id)
+_SCHEMA = f"""
+PRAGMA application_id = {_APPLICATION};
 CREATE TABLE about (version INTEGER, salt BLOB);
 CREATE TABLE files (
   path BLOB PRIMARY KEY, size INTEGER, changed INTEGER,
@@ -66,9 +68,23 @@ def index_files(
 ) -> Catalog:
     """The same for a list of files; `root` names the list and its index."""
     where = str(index) if index is not None else str(default_index(root))
-    with _opened(where) as database:
-        read, known = _update(database, files, progress, workers)
-        return _catalog(database, root if root.is_dir() else root.parent, read, known)
+    base = root if root.is_dir() else root.parent
+    listed = list(files)
+    for attempt in (1, 2):
+        try:
+            with closing(_opened(where)) as database:
+                read, known = _update(database, listed, progress, workers)
+                return _catalog(database, base, read, known)
+        except sqlite3.Error as error:
+            # An index is only a cache: a damaged one is made anew, once, but not one that another run holds.
+            if attempt == 2 or where == ":memory:" or isinstance(error, sqlite3.OperationalError):
+                raise OutputError(
+                    f"{Path(where).name}: the index cannot be used ({type(error).__name__}). Wait for "
+                    "another "
+                    "run that uses it, delete it, or choose another place for it."
+                ) from error
+            Path(where).write_bytes(b"")
+    raise AssertionError("unreachable")
 
 
 def scan_folder(folder: str | os.PathLike[str], progress: Progress | None = None) -> Catalog:
@@ -86,53 +102,44 @@ def _root(folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def _opened(where: str) -> Iterator[sqlite3.Connection]:
+def _opened(where: str) -> sqlite3.Connection:
+    """The index's database, made where there is none; never one over another program's file."""
     if where != ":memory:":
         _prepare(Path(where))
-    try:
-        with closing(_connect(where)) as database:
-            yield database
-    except sqlite3.Error as error:
-        if where == ":memory:":
-            raise
-        raise OutputError(
-            f"{Path(where).name}: the index cannot be used ({type(error).__name__}). Delete it, or choose "
-            "another "
-            "place for it."
-        ) from error
-
-
-def _prepare(path: Path) -> None:
-    """Make the index file with its permissions before anything is in it."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        path.chmod(0o600)
-    except OSError as error:
-        raise OutputError(f"{path.name}: the index cannot be written ({error.strerror}).") from error
-
-
-def _connect(where: str) -> sqlite3.Connection:
     database = sqlite3.connect(where, timeout=30)
     try:
         if where != ":memory:":
             # A journal in memory: no second file that would need permissions of its own.
             database.execute("PRAGMA journal_mode=MEMORY")
             database.execute("PRAGMA synchronous=OFF")
-        row = _about(database)
-        if row is None or row[0] != _SCHEMA_VERSION:
-            raise sqlite3.DatabaseError("of another version")
-    except sqlite3.DatabaseError:
-        # Empty, of another version or no index at all: an index is only a cache, so it is made anew.
+        about = _about(database)
+        if about is None or about[0] != _SCHEMA_VERSION:
+            for table in ("about", "files"):
+                database.execute(f"DROP TABLE IF EXISTS {table}")
+            database.executescript(_SCHEMA)
+            database.execute("INSERT INTO about VALUES (?, ?)", (_SCHEMA_VERSION, secrets.token_bytes(32)))
+            database.commit()
+    except BaseException:
         database.close()
-        if where != ":memory:":
-            Path(where).write_bytes(b"")
-        database = sqlite3.connect(where, timeout=30)
-        database.executescript(_SCHEMA)
-        database.execute("INSERT INTO about VALUES (?, ?)", (_SCHEMA_VERSION, secrets.token_bytes(32)))
-        database.commit()
+        raise
     return database
+
+
+def _prepare(path: Path) -> None:
+    """Make the index file with its permissions before anything is in it; raises OutputError."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR, 0o600), "rb") as stream:
+            head = stream.read(72)
+        if head and not (
+            head[:16] == b"SQLite format 3\0" and head[68:72] == _APPLICATION.to_bytes(4, "big")
+        ):
+            raise OutputError(
+                f"{path.name}: is there already and is no index. Choose another place for the index."
+            )
+        path.chmod(0o600)
+    except OSError as error:
+        raise OutputError(f"{path.name}: the index cannot be written ({error.strerror}).") from error
 
 
 def _about(database: sqlite3.Connection) -> tuple[int, bytes] | None:

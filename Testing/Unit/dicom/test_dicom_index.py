@@ -18,7 +18,7 @@ from dicom_factory import SAGITTAL, SeriesSpec, multiframe, phantom, reread, wri
 from D24FADLib.commands import series as series_command
 from D24FADLib.dicom.index import default_index, index_folder
 from D24FADLib.dicom.library import open_library, open_volume
-from D24FADLib.errors import Cancelled, InputError
+from D24FADLib.errors import Cancelled, InputError, OutputError
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -92,11 +92,32 @@ def test_the_index_is_the_users_alone_and_names_nobody(
 
 
 def test_a_damaged_index_is_made_anew(tmp_path: Path) -> None:
-    write_series(tmp_path / "in", SeriesSpec(phantom(3)))
+    write_series(tmp_path / "in", SeriesSpec(phantom(40, 4, 4)))
     index = tmp_path / "index.sqlite"
-    index.write_bytes(b"this is no database at all, " * 100)
-    assert len(index_folder(tmp_path / "in", index).series) == 1
+    expected = index_folder(tmp_path / "in", index).series
+    content = bytearray(index.read_bytes())
+    content[4000:] = b"\xa5" * (len(content) - 4000)
+    index.write_bytes(content)
+    again = index_folder(tmp_path / "in", index)
+    assert again.series == expected
+    assert again.files_read == 40
+    assert index_folder(tmp_path / "in", index).files_read == 0
     assert stat.S_IMODE(index.stat().st_mode) == 0o600
+
+
+def test_another_programs_file_is_never_taken_for_an_index(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", SeriesSpec(phantom(3)))
+    letter = tmp_path / "letter.txt"
+    letter.write_text("important, " * 50)
+    database = tmp_path / "other.sqlite"
+    with sqlite3.connect(database) as other:
+        other.execute("CREATE TABLE files (important)")
+    other.close()
+    for path in (letter, database):
+        before = path.read_bytes()
+        with pytest.raises(OutputError, match="is no index"):
+            index_folder(tmp_path / "in", path)
+        assert path.read_bytes() == before
 
 
 def test_several_processes_find_the_same(tmp_path: Path) -> None:
