@@ -192,6 +192,16 @@ def _ascii(dataset: Dataset, keyword: str) -> str | None:
     return value.decode("ascii", "replace").rstrip("\0 ")
 
 
+def raw(dataset: Dataset, keyword: str) -> bytes | str | None:
+    """An element's value as it was read, to tell whether two files hold the same; None where absent."""
+    tag = _dictionary(keyword)[0]
+    try:
+        value = getattr(dataset.get_item(tag), "value", None) if tag in dataset else None
+    except Exception:  # pydicom parses some elements on the way
+        return "?"
+    return value if value is None or isinstance(value, bytes) else str(value)
+
+
 def get(dataset: Dataset | None, keyword: str) -> Any:
     """The value of an attribute; None where absent, empty or not to be parsed."""
     if dataset is None or _dictionary(keyword)[0] not in dataset:

@@ -12,7 +12,7 @@ from . import headers
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-_IDENTIFYING = (
+IDENTIFYING = (
     "PatientName",
     "PatientID",
     "PatientBirthDate",
@@ -37,7 +37,7 @@ def words_in(text: str) -> set[str]:
 def identity_words(header: Dataset) -> set[str]:
     """Words that name the patient, the request or the referring physician. Call within `quiet`."""
     words: set[str] = set()
-    for keyword in _IDENTIFYING:
+    for keyword in IDENTIFYING:
         shown = headers.text(header, keyword)
         if shown:
             words |= words_in(shown)

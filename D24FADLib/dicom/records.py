@@ -12,12 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 from . import headers
 from .frames import NOT_IMAGES, SECONDARY_CAPTURE, frames_of, sop_class
-from .privacy import identity_words, keys_of, withhold
-from .traits import technical_tags
+from .privacy import IDENTIFYING, identity_words, keys_of, withhold
+from .traits import TECHNICAL, technical_tags
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+_SHARED_KEYWORDS = (
+    "SpecificCharacterSet",
+    "IssuerOfPatientID",
+    "Modality",
+    "BodyPartExamined",
+    "SeriesDescription",
+    "StudyDate",
+    "SeriesNumber",
+    *IDENTIFYING,
+    *TECHNICAL,
+)
+_MEMORY: dict[tuple[Any, ...], dict[str, Any]] = {}
+_MOST_REMEMBERED = 256
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 
 
@@ -47,9 +60,7 @@ def _describe(header: Dataset, pixels: bool, path: str, salt: bytes) -> dict[str
         if value is None:
             raise headers.Unreadable(f"its {keyword} is not a UID")
         found[name] = value
-    identity = identity_words(header)
-    found["words"] = keys_of(identity, salt)
-    found["patient"] = _patient_key(header, salt, found["study"])
+    found.update(_shared(header, kind, salt, found["study"]))
     frames = frames_of(header, path)
     found["content"] = _content(kind, bool(frames), pixels)
     if found["content"] == "no pixel data":
@@ -57,20 +68,43 @@ def _describe(header: Dataset, pixels: bool, path: str, salt: bytes) -> dict[str
     if found["content"] == "no image" and (_image_class(kind) or not (found["study"] or found["series"])):
         raise headers.Unreadable("holds no image: cut off before its end, or without rows and columns")
     found["frames"] = [frame.to_plain() for frame in frames] if not found["content"] else []
-    found["traits"] = {
-        "modality": headers.text(header, "Modality"),
-        "body_part": withhold(headers.text(header, "BodyPartExamined"), identity),
-        "description": withhold(headers.text(header, "SeriesDescription"), identity),
-        "date": headers.text(header, "StudyDate")[:8],
-        "number": headers.whole(header, "SeriesNumber") or 0,
-        "syntax": headers.text(header.file_meta, "TransferSyntaxUID"),
-        "capture": kind == SECONDARY_CAPTURE,
-        "tags": {
-            key: withhold(value, identity) if isinstance(value, str) else value
-            for key, value in technical_tags(header).items()
+    return found
+
+
+def _shared(header: Dataset, kind: str, salt: bytes, study: str) -> dict[str, Any]:
+    """What the files of a series have in common; worked out once for all that hold the same bytes."""
+    key = _fingerprint(header)
+    whole = (salt, kind, study, headers.text(header.file_meta, "TransferSyntaxUID"), key)
+    if key is not None and whole in _MEMORY:
+        return _MEMORY[whole]
+    identity = identity_words(header)
+    tags = technical_tags(header)
+    shared = {
+        "words": keys_of(identity, salt),
+        "patient": _patient_key(header, salt, study),
+        "traits": {
+            "modality": headers.text(header, "Modality"),
+            "body_part": withhold(headers.text(header, "BodyPartExamined"), identity),
+            "description": withhold(headers.text(header, "SeriesDescription"), identity),
+            "date": headers.text(header, "StudyDate")[:8],
+            "number": headers.whole(header, "SeriesNumber") or 0,
+            "syntax": headers.text(header.file_meta, "TransferSyntaxUID"),
+            "capture": kind == SECONDARY_CAPTURE,
+            "tags": {k: withhold(v, identity) if isinstance(v, str) else v for k, v in tags.items()},
         },
     }
-    return found
+    if key is not None:
+        if len(_MEMORY) >= _MOST_REMEMBERED:
+            _MEMORY.clear()
+        _MEMORY[whole] = shared
+    return shared
+
+
+def _fingerprint(header: Dataset) -> tuple[Any, ...] | None:
+    """The raw bytes of everything that `_shared` reads; None where they are not all at hand."""
+    if "SharedFunctionalGroupsSequence" in header or "ContrastBolusAgentSequence" in header:
+        return None
+    return tuple(headers.raw(header, keyword) for keyword in _SHARED_KEYWORDS)
 
 
 def _content(kind: str, framed: bool, pixels: bool) -> str:

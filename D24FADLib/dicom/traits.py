@@ -39,6 +39,7 @@ _TEXTS = (
     "ConvolutionKernel",
 )
 _LISTS = ("ScanningSequence", "SequenceVariant", "ImageType")
+TECHNICAL = (*_NUMBERS, *_TEXTS, *_LISTS)
 # Enhanced MR and CT keep them in shared functional groups (PS3.3 C.8.13.5 and C.8.15.3).
 _GROUPED = (
     ("EchoTime", "MREchoSequence", "EffectiveEchoTime"),
