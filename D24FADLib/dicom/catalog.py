@@ -1,0 +1,193 @@
+"""Patients, studies and series as an index or Slicer's database lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .frames import Frame
+from .geometry import arrange
+from .series import SeriesReading, read_frames
+from .stacks import Stack, plane_name, split
+from .suitability import Check, check_alone
+from .traits import Traits, traits_of_tags
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file, or several alike, that could not be used, and why. `shown` never names a patient."""
+
+    shown: str
+    reason: str
+    files: int = 1
+
+    def __str__(self) -> str:
+        more = f" (and {self.files - 1} more)" if self.files > 1 else ""
+        return f"{self.shown}{more}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class SeriesEntry:
+    """One series. `patient` and `study_number` are ordinals within the catalog and identify nobody."""
+
+    uid: str
+    study_uid: str
+    patient: int
+    modality: str
+    body_part: str
+    description: str
+    date: str
+    number: int
+    syntax: str
+    tags: dict[str, Any]
+    content: str
+    files: tuple[str, ...]
+    frames: tuple[Frame, ...]
+    local: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def stacks(self) -> tuple[Stack, ...]:
+        return tuple(split(self.frames)) if self.frames else ()
+
+    @property
+    def slices(self) -> int:
+        """Images in the largest stack."""
+        return len(self.stacks[0]) if self.stacks else 0
+
+    def traits(self, stack: int = 1) -> Traits:
+        """What is known of a stack (from 1) before its pixels are read."""
+        own = traits_of_tags(self.tags)
+        if not self.stacks:
+            return Traits(self.uid, self.study_uid, self.modality, self.body_part, **own)
+        chosen = self.stacks[stack - 1]
+        first = chosen.frames[0]
+        spacing, extent = self._grid(chosen)
+        return Traits(
+            series_uid=self.uid,
+            study_uid=self.study_uid,
+            modality=self.modality,
+            body_part=self.body_part,
+            plane=plane_name(first) if len(chosen) > 1 else "",
+            slices=len(chosen),
+            spacing=spacing,
+            extent=extent,
+            color=first.samples > 1,
+            **own,
+        )
+
+    @staticmethod
+    def _grid(
+        stack: Stack,
+    ) -> tuple[tuple[float, float, float] | None, tuple[float, float, float] | None]:
+        try:
+            grid = arrange(stack, "")
+        except InputError:
+            return None, None
+        reach = np.abs(grid.direction) @ (np.array(grid.size) * np.array(grid.spacing))
+        return grid.spacing, (float(reach[0]), float(reach[1]), float(reach[2]))
+
+    @cached_property
+    def check(self) -> Check:
+        """Whether the series suits as a query or as a reference, and why not."""
+        if self.content:
+            return Check(refusals=(f"holds {self.content}",))
+        if not self.stacks:
+            return Check(refusals=("holds no images",))
+        refusals: list[str] = []
+        warnings: list[str] = list(self.notes)
+        if self._captures():
+            refusals.append("secondary captures, not the images of the examination")
+        try:
+            grid = arrange(self.stacks[0], f"series {self.uid}")
+            warnings.extend(grid.notes)
+        except InputError as error:
+            refusals.append(str(error).split(": ", 1)[-1])
+        if len(self.stacks) > 1 and len(self.stacks[1]) == len(self.stacks[0]) == 1:
+            refusals.append(f"{len(self.stacks)} images that form no volume")
+        elif len(self.stacks) > 1:
+            warnings.append(f"holds {len(self.stacks)} stacks; the largest is used")
+        return Check(tuple(refusals), tuple(warnings)) + check_alone(self.traits())
+
+    def _captures(self) -> bool:
+        from .frames import SECONDARY_CAPTURE
+
+        return all(f.sop_class_uid == SECONDARY_CAPTURE and f.position is None for f in self.frames)
+
+    def read(self, stack: int | None = None) -> SeriesReading:
+        """The volume; raises InputError."""
+        if self.content or not self.frames:
+            raise InputError(
+                f"series {self.uid}: holds {self.content or 'no images'}. Choose an image series."
+            )
+        return read_frames(self.frames, f"series {self.uid}", stack, self.notes)
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Everything found, and what could not be used."""
+
+    name: str
+    series: tuple[SeriesEntry, ...]
+    problems: tuple[Problem, ...] = ()
+    files_read: int = 0
+    files_known: int = 0
+
+    @property
+    def patients(self) -> int:
+        return len({entry.patient for entry in self.series})
+
+    @property
+    def studies(self) -> int:
+        return len({entry.study_uid for entry in self.series})
+
+    def find(self, series_uid: str) -> SeriesEntry:
+        """The entry of a series; raises InputError."""
+        for entry in self.series:
+            if entry.uid == series_uid:
+                return entry
+        shown = series_uid if _printable(series_uid) else "of that name"
+        raise InputError(
+            f"{self.name}: holds no series {shown}. `d24fad series` lists the {len(self.series)} that it "
+            "holds."
+        )
+
+    def only(self) -> SeriesEntry:
+        """The one series with images; raises InputError where there are several or none."""
+        fit = [entry for entry in self.series if entry.frames]
+        if len(fit) == 1:
+            return fit[0]
+        if not fit:
+            raise InputError(f"{self.name}: no DICOM images in it. Choose the folder of a DICOM series.")
+        lines = [f"  {e.uid}  {e.modality or 'no modality'}, {e.slices} slices" for e in fit[:20]]
+        raise InputError("\n".join([f"{self.name}: holds {len(fit)} series. Choose one by its UID:", *lines]))
+
+    def read(self, series_uid: str | None = None, stack: int | None = None) -> SeriesReading:
+        """Read one series, or the only one; raises InputError."""
+        entry = self.only() if series_uid is None else self.find(series_uid)
+        return entry.read(stack)
+
+
+def _printable(uid: str) -> bool:
+    from .headers import is_uid
+
+    return is_uid(uid)
+
+
+def collapse(problems: Sequence[tuple[str, str]]) -> tuple[Problem, ...]:
+    """One problem per reason and folder: a thousand text files are one line."""
+    grouped: dict[str, list[str]] = {}
+    for shown, reason in problems:
+        grouped.setdefault(reason, []).append(shown)
+    result: list[Problem] = []
+    for reason, names in grouped.items():
+        if len(names) <= 3 or reason != "not a DICOM file":
+            result.extend(Problem(name, reason) for name in names)
+        else:
+            result.append(Problem(names[0], reason, len(names)))
+    return tuple(result)
