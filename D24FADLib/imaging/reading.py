@@ -165,9 +165,7 @@ def _read_picture(path: Path, image_io: str) -> sitk.Image:
 
     reader = _open(path, image_io)
     if any(count > 1 for count in reader.GetSize()[2:]):
-        raise InputError(
-            f"{path.name}: holds several pages. Save one as a picture, or the stack as NRRD."
-        )
+        raise InputError(f"{path.name}: holds several pages. Save one as a picture, or the stack as NRRD.")
     image = _execute(path, reader)
     columns, rows = image.GetSize()[:2]
     components = image.GetNumberOfComponentsPerPixel()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DetectOptions:
-    """The options of `d24fad detect` that an application offers. "" and None leave it the detector's default."""
+    """The options of `d24fad detect` that an application offers; "" and None leave the detector's default."""
 
     plane: str = ""
     align: str = ""

@@ -71,7 +71,7 @@ def write(path: str | os.PathLike[str], array: NDArray, ijk_to_ras: NDArray) -> 
         file.write(header.encode("ascii"))
         for start in range(0, array.shape[0], slices):
             piece = np.ascontiguousarray(array[start : start + slices])
-            file.write(memoryview(piece).cast("B"))
+            file.write(piece.view(np.uint8).data)
             written += piece.nbytes
             yield written, array.nbytes
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 
 def is_alive(pid: int) -> bool:
@@ -41,25 +43,23 @@ def end_tree(pid: int, *, gently: bool = False) -> None:
             )
         return
     signum = signal.SIGTERM if gently else signal.SIGKILL
-    descendants = _descendants(pid) if not gently else []
+    family = descendants(pid) if not gently else []
     try:
         leads = os.getpgid(pid) == pid
     except ProcessLookupError:
         # The leader is gone, but its group may live on.
         leads = True
     _signal(os.killpg if leads else os.kill, pid, signum)
-    for child in descendants:
+    for child in family:
         _signal(os.kill, child, signum)
 
 
-def _signal(send: object, pid: int, signum: int) -> None:
-    try:
-        send(pid, signum)  # type: ignore[operator]
-    except (ProcessLookupError, PermissionError):
-        pass
+def _signal(send: Callable[[int, int], None], pid: int, signum: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        send(pid, signum)
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """The ids of all children's children, where the system tells them (Linux; elsewhere the group serves)."""
     found: list[int] = []
     pending = [pid]

@@ -18,6 +18,7 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
         give_connect(self)
         self._text = ""
         self._collapsed = False
+        self._hidden: list[Any] = []
         self.setContentsMargins(0, self.HEADER, 0, 0)
         self.setSizePolicy(QtWidgets.QSizePolicy.Preferred, QtWidgets.QSizePolicy.Maximum)
 
@@ -43,14 +44,20 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
         self.contentsCollapsed.emit(self._collapsed)
 
     def _apply(self) -> None:
-        for child in self.findChildren(QtWidgets.QWidget, options=QtCore.Qt.FindDirectChildrenOnly):
-            wanted = child.property("hiddenByModule") is not True
-            child.setVisible(not self._collapsed and wanted)
+        """Hide the contents; opening shows again only what collapsing hid."""
+        if self._collapsed:
+            children = self.findChildren(QtWidgets.QWidget, options=QtCore.Qt.FindDirectChildrenOnly)
+            self._hidden += [child for child in children if not child.isHidden()]
+        for child in self._hidden:
+            child.setVisible(not self._collapsed)
+        if not self._collapsed:
+            self._hidden = []
         self.setMaximumHeight(self.HEADER if self._collapsed else 16777215)
         self.updateGeometry()
 
     def showEvent(self, event: Any) -> None:
-        self._apply()
+        if self._collapsed:
+            self._apply()
         super().showEvent(event)
 
     def sizeHint(self) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from PySide6 import QtCore, QtUiTools, QtWidgets
@@ -30,10 +31,16 @@ def loadUI(path: str) -> Any:
     file = QtCore.QFile(str(path))
     if not file.open(QtCore.QFile.ReadOnly):
         raise RuntimeError(f"Could not load UI file: {path}")
+    # What the file connects are signals of qMRMLWidget; the host's does that itself (see mrmlwidgets).
+    text = re.sub(rb"<connections>.*?</connections>", b"", bytes(file.readAll().data()), flags=re.DOTALL)
+    file.close()
     loader = Loader()
     loader.made = []
-    widget = loader.load(file)
-    file.close()
+    data = QtCore.QByteArray(text)
+    buffer = QtCore.QBuffer(data)
+    buffer.open(QtCore.QIODevice.ReadOnly)
+    widget = loader.load(buffer)
+    buffer.close()
     # Python objects of the children must outlive this call, or they come back as plain PySide6 classes.
     widget.__dict__["_made"] = loader.made
     return widget
@@ -42,7 +49,7 @@ def loadUI(path: str) -> Any:
 def childWidgetVariables(widget: Any) -> Any:
     variables = type("", (), {})()
     for child in widget.__dict__.get("_made", []):
-        name = child.objectName()
+        name = child.property("objectName")
         if name:
             setattr(variables, name, child)
     return variables
