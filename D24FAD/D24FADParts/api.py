@@ -211,7 +211,7 @@ class DetectionApi:
             views.alignTo(found.query)
         slicer.util.setSliceViewerLayers(fit=True)
         if found.findings:
-            views.jumpTo(found.findings[0].place)
+            views.jumpTo(found.findings[0].peakPlace)
 
     def showFinding(self, rank):
         """Move all slice views to a finding and select its segment."""
@@ -219,7 +219,7 @@ class DetectionApi:
         finding = next((finding for finding in found.findings if finding.rank == rank), None)
         if finding is None:
             return
-        views.jumpTo(finding.place)
+        views.jumpTo(finding.peakPlace)
         node = found.node(results.SEGMENTATION)
         display = node.GetDisplayNode() if node is not None else None
         if display is not None:

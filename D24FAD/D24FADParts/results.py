@@ -21,7 +21,8 @@ class Finding:
     mean: float
     volumeMl: float
     slice: int
-    place: tuple
+    place: tuple  # of the centre, world RAS
+    peakPlace: tuple  # of the highest voxel: surely inside, where a bent finding's centre is not
     segmentId: str
 
 
@@ -162,13 +163,9 @@ class Results:
                 nodes.append(plot.GetNthPlotSeriesNode(number))
         nodes += self.weightNodes()
         self._forget()
-        tree = placement.hierarchy()
         for node in nodes:
             if node is not None:
-                item = tree.GetItemByDataNode(node)
-                slicer.mrmlScene.RemoveNode(node)
-                if item and tree.GetItemDataNode(item) is None:
-                    tree.RemoveItem(item, False, False)
+                _removeWhole(node)
 
     def _forget(self):
         for role in ("Query", MAP, EXPECTED, WEIGHT, SEGMENTATION, FINDINGS, SCORES, PLOT):
@@ -250,7 +247,27 @@ class Results:
                 candidate.voxels * voxelMl,
                 candidate.peakIjk[axis],
                 geometry.toPlace(world, candidate.centerIjk),
+                geometry.toPlace(world, candidate.peakIjk),
                 segmentation.segmentIdOf(candidate.rank),
             )
             for candidate in found
         ]
+
+
+def _removeWhole(node):
+    """Remove a node with its display and storage nodes and its place in the hierarchy."""
+    companions = []
+    for count, nth in (
+        ("GetNumberOfDisplayNodes", "GetNthDisplayNode"),
+        ("GetNumberOfStorageNodes", "GetNthStorageNode"),
+    ):
+        if hasattr(node, count):
+            companions += [getattr(node, nth)(index) for index in range(getattr(node, count)())]
+    tree = placement.hierarchy()
+    item = tree.GetItemByDataNode(node)
+    if item:
+        tree.RemoveItem(item, False, False)
+    slicer.mrmlScene.RemoveNode(node)
+    for companion in companions:
+        if companion is not None and companion.GetScene() is not None:
+            slicer.mrmlScene.RemoveNode(companion)

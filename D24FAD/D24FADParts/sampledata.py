@@ -17,7 +17,8 @@ def register():
     """One study with an implanted bright lesion and four normal subjects, all simulated."""
     import SampleData
 
-    icon = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "Resources/Icons/D24FAD.png")
+    module = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    icon = os.path.join(module, "Resources", "Icons", "D24FAD.png")
     logic = SampleData.SampleDataLogic
     if hasattr(logic, "registerCustomSampleDataCategory"):
         logic.registerCustomSampleDataCategory(CATEGORY, title=_("D24FAD"))
@@ -58,7 +59,7 @@ def makeSubject(seed, lesion=False):
     random = np.random.default_rng(seed)
     k, j, i = np.meshgrid(*(np.arange(size) for size in SIZE), indexing="ij")
     matrix = ijkToRas()
-    r, a, s = (matrix[axis, 0] * i + matrix[axis, 1] * j + matrix[axis, 2] * k + matrix[axis, 3] for axis in range(3))
+    r, a, s = (np.tensordot(row[:3], (i, j, k), 1) + row[3] for row in matrix[:3])
     warp = [ndimage.gaussian_filter(random.standard_normal(SIZE), 14) * 150 for _axis in range(3)]
     r, a, s = r + warp[0], a + warp[1], s + warp[2]
 

@@ -43,7 +43,7 @@ class ReferenceSet:
 def file_of(folder: str | os.PathLike[str], name: str) -> Path:
     """The file of the set of this name; raises InputError for a name that cannot be one."""
     stem = re.sub(r"[^\w\-. ]+", "_", name.strip()).strip(". ")
-    if not stem:
+    if not re.search(r"[^\W_]", stem):
         raise InputError("A reference set needs a name with letters or digits.")
     return Path(folder) / f"{stem}{_SUFFIX}"
 

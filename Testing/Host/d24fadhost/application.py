@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import vtk
+
 from d24fadhost import ctkwidgets, loadui, mrmlwidgets
 from d24fadhost.files import CoreIOManager
 
@@ -81,6 +83,13 @@ def _start() -> Host:
         setattr(slicer, name, cls)
     slicer.mrmlScene = slicer.vtkMRMLScene()
     slicer.app = Application(host)
+    # Reading a bundle unpacks it into the cache folder of these.
+    cache, manager = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
+    cache.SetRemoteCacheDirectory(slicer.app.temporaryPath)
+    manager.SetCacheManager(cache)
+    slicer.mrmlScene.SetCacheManager(cache)
+    slicer.mrmlScene.SetDataIOManager(manager)
+    slicer.mrmlScene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, _forget_item)
     slicer.modules = Modules()
     slicer.util.loadUI = loadui.loadUI
     slicer.util.childWidgetVariables = loadui.childWidgetVariables
@@ -90,6 +99,19 @@ def _start() -> Host:
     import slicer.ScriptedLoadableModule
 
     return host
+
+
+@vtk.calldata_type(vtk.VTK_OBJECT)
+def _forget_item(scene: Any, _event: str, node: Any) -> None:
+    """As Slicer's subject hierarchy logic does, a removed node's item goes with it."""
+    import slicer
+
+    if scene.IsClosing() or scene.GetNumberOfNodesByClass("vtkMRMLSubjectHierarchyNode") == 0:
+        return
+    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    item = tree.GetItemByDataNode(node)
+    if item:
+        tree.RemoveItem(item, False, False)
 
 
 class Modules:

@@ -1,4 +1,4 @@
-"""Fixtures of the suites that run on the host. A conftest takes them with `from d24fadhost.fixtures import *`."""
+"""Fixtures of the suites that run on the host; a conftest imports them all."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from d24fadhost import start
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -46,7 +47,7 @@ def module(host: Any) -> Any:
     return D24FAD
 
 
-@pytest.fixture()
+@pytest.fixture
 def temp(tmp_path: Path) -> Path:
     """Where runs put their private folders; a test may look that nothing is left in it."""
     folder = tmp_path / "runs"
@@ -54,7 +55,7 @@ def temp(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def logic(host: Any, module: Any, temp: Path, tmp_path: Path) -> Any:
     """A logic over an empty scene, with the made-up worker behaving well and every package there."""
     import slicer
@@ -70,7 +71,7 @@ def logic(host: Any, module: Any, temp: Path, tmp_path: Path) -> Any:
     slicer.mrmlScene.Clear(False)
 
 
-@pytest.fixture()
+@pytest.fixture
 def panel(host: Any, module: Any, temp: Path, tmp_path: Path) -> Any:
     """The module's widget over an empty scene, shown in a window of the usual width."""
     import slicer
@@ -89,7 +90,7 @@ def panel(host: Any, module: Any, temp: Path, tmp_path: Path) -> Any:
     slicer.mrmlScene.Clear(False)
 
 
-@pytest.fixture()
+@pytest.fixture
 def screenshot() -> Any:
     """`screenshot(widget, "name")` writes Testing/Screenshots/name.png."""
 
@@ -102,7 +103,7 @@ def screenshot() -> Any:
     return take
 
 
-@pytest.fixture()
+@pytest.fixture
 def quiet_log(caplog: Any) -> Any:
     """Fails the test where anything was logged as an error, or an exception was printed by a slot."""
     errors: list[str] = []
@@ -144,13 +145,15 @@ class Volumes:
             array += 400 * np.clip(radius - np.linalg.norm(places[..., :3] - np.asarray(ball), axis=-1), 0, 1)
         return slicer.util.addVolumeFromArray(array.astype(np.int16), ijkToRAS=matrix, name=name)
 
-    def study(self, references: int = 2, ball: Any = (14.0, 1.0, 15.0), matrix: Any = None) -> tuple[Any, list[Any]]:
+    def study(
+        self, references: int = 2, ball: Any = (14.0, 1.0, 15.0), matrix: Any = None
+    ) -> tuple[Any, list[Any]]:
         """A study with a ball, and references without."""
         query = self.add("Study", matrix, 100, ball)
         return query, [self.add(f"Normal {n}", matrix, n) for n in range(1, references + 1)]
 
 
-@pytest.fixture()
+@pytest.fixture
 def volumes() -> Volumes:
     return Volumes()
 
