@@ -4,6 +4,7 @@ import importlib.util
 import os
 import sys
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -73,16 +74,21 @@ class D24FADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.findings = FindingsStep(self.ui, self.logic)
         self._steps = [self.study, self.references, self.run, self.findings]
         scene = slicer.mrmlScene
-        self.addObserver(scene, scene.NodeRemovedEvent, self._onNodeRemoved)
-        self.addObserver(scene, scene.NodeAddedEvent, self._onNodeAdded)
+        self.addObserver(scene, scene.NodeRemovedEvent, self._onSceneChanged)
+        self.addObserver(scene, scene.NodeAddedEvent, self._onSceneChanged)
         self.addObserver(scene, scene.EndCloseEvent, self._onSceneChanged)
         self.addObserver(scene, scene.EndImportEvent, self._onSceneChanged)
         self.addObserver(scene, scene.EndRestoreEvent, self._onSceneChanged)
+        self._later = qt.QTimer()
+        self._later.setSingleShot(True)
+        self._later.setInterval(0)
+        self._later.connect("timeout()", self._follow)
         self._chooseQuery()
         self.refresh()
 
     def cleanup(self):
         self.removeObservers()
+        self._later.stop()
         if self.logic is not None:
             self.logic.abandonDetection()
         if self._steps:
@@ -108,18 +114,15 @@ class D24FADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.logic.query() is None:
             self.logic.setQuery(self.ui.querySelector.currentNode())
 
-    def _onNodeRemoved(self, _caller, _event):
-        if not slicer.mrmlScene.IsClosing() and not slicer.mrmlScene.IsBatchProcessing():
-            self.refresh()
+    def _onSceneChanged(self, _caller=None, _event=None):
+        """Once for any number of changes in a row, and after the node that was added has its voxels."""
+        if self._later is not None:
+            self._later.start()
 
-    def _onNodeAdded(self, _caller, _event):
-        if self.logic.query() is None and not slicer.mrmlScene.IsBatchProcessing():
+    def _follow(self):
+        if self._steps and not slicer.mrmlScene.IsClosing():
             self._chooseQuery()
             self.refresh()
-
-    def _onSceneChanged(self, _caller, _event):
-        self._chooseQuery()
-        self.refresh()
 
 
 class D24FADLogic(ScriptedLoadableModuleLogic, DetectionApi):

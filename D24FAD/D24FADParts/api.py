@@ -267,9 +267,8 @@ class _ShowWhenDone:
         self._logic.setResults(found)
         self._callbacks.onResults(found)
 
-    def onFinished(self):
+    def onShow(self):
         self._logic.showResults()
-        self._callbacks.onFinished()
 
     def __getattr__(self, name):
         return getattr(self._callbacks, name)

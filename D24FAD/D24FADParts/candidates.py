@@ -2,7 +2,7 @@
 
 Neighbouring voxels above the threshold (26 neighbours) form a candidate. Instead of labelling the whole
 volume, the voxels above the slider's lowest value are found once; for a threshold, those above it are
-joined into runs along i, and the runs into components by a sparse graph. Cost follows the number of
+joined into runs along i, and touching runs into components. Cost follows the number of
 voxels above the threshold, not the size of the volume.
 """
 
@@ -94,9 +94,6 @@ def _lowest(flat, wished):
 
 def _components(index, shape):
     """Runs of neighbours along i (start, stop in `index`), and the component of each run."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
     rows, columns = shape[1], shape[2]
     line = index // columns
     width = columns + 2  # a gap, so that the end of a line never touches the start of the next
@@ -122,6 +119,28 @@ def _components(index, shape):
         within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         pairs.append((np.repeat(run, count), np.repeat(low, count) + within))
     a, b = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    graph = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(len(start), len(start)))
-    number, component = connected_components(graph, directed=False)
-    return start, stop, component, number
+    root = _joined(a, b, len(start))
+    isRoot = root == np.arange(len(start))
+    number = np.cumsum(isRoot) - 1
+    return start, stop, number[root], int(isRoot.sum())
+
+
+def _joined(a, b, count):
+    """For each of `count` things the least one it is joined to, directly or not, by the pairs (a, b).
+
+    Each round joins the roots of all pairs at once and then shortens all ways to a root; few rounds
+    suffice. (scipy has this too, but importing it would block the application for half a second.)
+    """
+    root = np.arange(count)
+    while a.size:
+        low = np.minimum(root[a], root[b])
+        np.minimum.at(root, root[a], low)
+        np.minimum.at(root, root[b], low)
+        while True:
+            shorter = root[root]
+            if np.array_equal(shorter, root):
+                break
+            root = shorter
+        apart = root[a] != root[b]
+        a, b = a[apart], b[apart]
+    return root

@@ -180,7 +180,7 @@ class Results:
     def thresholdRange(self):
         """(lowest, highest) that the slider offers."""
         finder = self._findCandidates()
-        return finder.lowest, max(finder.highest, finder.lowest * 1.01)
+        return finder.lowest, max(finder.highest, finder.lowest) * 1.02
 
     def setThreshold(self, value):
         """Make segmentation, findings and map follow; returns the number of candidates."""

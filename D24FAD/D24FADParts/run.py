@@ -29,7 +29,8 @@ _FIRST_RETRY_BATCH = 8
 class Run:
     """Starts with `start`; ends with exactly one of `onFinished()`, `onFailed(Problem)`, `onCancelled()`.
 
-    `onProgress(fraction 0..1 or None, step, done, total, text, seconds left or None)`; `onWarning(text)`.
+    `onProgress(fraction 0..1 or None, step, done, total, text, seconds left or None)`; `onWarning(text)`;
+    `onResults(results)` when new results begin to enter the scene, `onShow()` when they all have.
     """
 
     def __init__(
@@ -162,7 +163,9 @@ class Run:
     def _named(self, text):
         """The worker knows neutral file names only; the reader knows the volumes' own."""
         for file, name in self._names.items():
-            text = text.replace(file, name).replace(file.removesuffix(".nrrd"), name)
+            text = text.replace(file, name)
+            if file.startswith("support_"):
+                text = text.replace(file.removesuffix(".nrrd"), name)
         return text
 
     def _lookAfterWorker(self):
@@ -224,14 +227,17 @@ class Run:
         self._forgetObservers()
         results = Results(self._parameters)
         self._callbacks.onResults(results)
-        work = results.replace(self._query, outcome, self._keep)
-        self._steps = Steps(work, lambda: self._finish(), self._stepFailed)
+        work = self._intoScene(results, outcome)
+        self._steps = Steps(work, lambda: self._end(self._callbacks.onFinished), self._stepFailed)
 
-    def _finish(self):
-        summary = exchange.supportsOf(self._summary, {})
-        outcomes = {row.key: said for row, said in zip(self._used, summary, strict=False)}
+    def _intoScene(self, results, outcome):
+        yield from results.replace(self._query, outcome, self._keep)
+        yield
+        said = exchange.supportsOf(self._summary, {})
+        outcomes = {row.key: told for row, told in zip(self._used, said, strict=False)}
         ReferenceList(self._parameters).setOutcome(outcomes)
-        self._end(self._callbacks.onFinished)
+        yield
+        self._callbacks.onShow()
 
     def _written(self, done, total):
         fraction = _BEFORE / 100 * done / max(1, total)

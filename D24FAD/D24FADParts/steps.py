@@ -26,6 +26,11 @@ class Steps:
         if generator is not None:
             generator.close()
 
+    def _done(self):
+        if self._generator is not None:
+            self._generator = None
+            self._onDone()
+
     def _turn(self):
         until = time.perf_counter() + TURN_SECONDS
         try:
@@ -38,8 +43,8 @@ class Steps:
         except StopIteration:
             self._timer.stop()
             if self._generator is not None:
-                self._generator = None
-                self._onDone()
+                # In a turn of its own, which `stop` can still prevent.
+                qt.QTimer.singleShot(0, self._done)
         except Exception as error:
             self._timer.stop()
             self._generator = None

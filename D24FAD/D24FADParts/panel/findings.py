@@ -123,7 +123,7 @@ class FindingsStep:
                 item = table.item(row, column)
                 if item is None:
                     item = qt.QTableWidgetItem()
-                    item.setTextAlignment(int(qt.Qt.AlignRight) | int(qt.Qt.AlignVCenter))
+                    item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                     table.setItem(row, column, item)
                 if item.text() != text:
                     item.setText(text)

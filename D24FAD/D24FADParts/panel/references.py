@@ -102,7 +102,7 @@ class ReferencesStep:
             else:
                 item.setFlags(flags)
             if column in (SLICES, WEIGHT):
-                item.setTextAlignment(int(qt.Qt.AlignRight) | int(qt.Qt.AlignVCenter))
+                item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
             if column == FIT and color:
                 item.setForeground(qt.QBrush(qt.QColor(color)))
             item.setToolTip(tip or row.name)

@@ -9,7 +9,8 @@ from PySide6.QtCore import QObject
 
 # Getters that C++ calls back as virtual functions; turned into attributes they would break Qt itself.
 VIRTUAL = {"sizeHint", "minimumSizeHint"}
-VIRTUAL_OF = {("QProgressBar", "text")}
+# ... and QTimer.singleShot is called on the class far more often than it is read from a timer.
+VIRTUAL_OF = {("QProgressBar", "text"), ("QTimer", "singleShot")}
 
 _cache: dict[type, type] = {}
 
