@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MOST_LISTED = 100  # candidates that become segments and table rows; all are counted
+MOST_LISTED = 50  # candidates that become segments and table rows; all are counted
 _MOST_VOXELS = 400_000  # that the lowest threshold leaves: what labels in well under 200 ms
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from . import candidates, geometry, layers, placement, segmentation, settings, tables
+from . import candidates, colors, geometry, layers, placement, segmentation, settings, tables
 
 MAP, EXPECTED, WEIGHT, SEGMENTATION = "Map", "ExpectedNormal", "Weight", "Segmentation"
 FINDINGS, SCORES, PLOT = "FindingsTable", "ScoreTable", "ScorePlot"
@@ -98,6 +98,10 @@ class Results:
             self._forget()
         else:
             self.remove()
+        yield
+        colors.colorTable(colors.ANOMALY)
+        colors.colorTable(colors.WEIGHT)
+        yield
         run = slicer.mrmlScene.GenerateUniqueName("D24FAD run")
         name = queryNode.GetName()
         self._refer("Query", queryNode)
@@ -105,6 +109,7 @@ class Results:
             outcome.map, queryNode, _("{name} anomaly map").format(name=name), MAP, run
         )
         self._refer(MAP, mapNode)
+        yield
         self._finder = candidates.CandidateFinder(slicer.util.arrayFromVolume(mapNode), outcome.threshold / 2)
         self._finderOf = mapNode.GetID()
         settings.putJson(
@@ -135,6 +140,8 @@ class Results:
             self._node.AddNodeReferenceID(f"Result.{WEIGHT}", node.GetID())
             yield
         self._addTables(queryNode, outcome, name, run)
+        yield
+        self._segmentsOf(self.node(SEGMENTATION), queryNode)
         yield
         self.setThreshold(outcome.threshold)
 
@@ -193,6 +200,7 @@ class Results:
         self.findings = self._toFindings(found, query)
         if segmentNode is not None:
             self._segmentsOf(segmentNode, query).update(found, index, rank, self._segmentName)
+            self._node.SetParameter("SegmentedAt", repr(float(value)))
         if self.node(FINDINGS) is not None:
             tables.fillFindings(self.node(FINDINGS), self.findings)
         layers.showAsMap(mapNode, value, finder.highest)
@@ -211,11 +219,23 @@ class Results:
 
     def _segmentsOf(self, node, query):
         if self._segments is None or self._segments.node is not node:
-            self._segments = segmentation.CandidateSegmentation(node, query)
-        elif self._segments.wasEdited():
+            edited = self._loadedWasEdited(node)
+        else:
+            edited = self._segments.wasEdited()
+            if not edited:
+                return self._segments
+        if edited:
             node = self._keepEdited(node, query)
-            self._segments = segmentation.CandidateSegmentation(node, query)
+        self._segments = segmentation.CandidateSegmentation(node, query)
         return self._segments
+
+    def _loadedWasEdited(self, node):
+        """Whether a segmentation that came with a saved scene is not what its threshold gave."""
+        if node.GetSegmentation().GetNumberOfSegments() == 0:
+            return False
+        before = float(self._node.GetParameter("SegmentedAt") or self.about.get("threshold", 0.0))
+        found = self._findCandidates().find(before, self.about.get("leastVoxels", 1))[1]
+        return not segmentation.isWhatWasFound(node, found)
 
     def _keepEdited(self, node, query):
         """What was corrected by hand is never overwritten: it stays, and a new one follows the slider."""
@@ -264,6 +284,8 @@ def _removeWhole(node):
         if hasattr(node, count):
             companions += [getattr(node, nth)(index) for index in range(getattr(node, count)())]
     tree = placement.hierarchy()
+    if node.IsA("vtkMRMLSegmentationNode"):
+        segmentation.strip(node)
     item = tree.GetItemByDataNode(node)
     if item:
         tree.RemoveItem(item, False, False)

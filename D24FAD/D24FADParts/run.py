@@ -238,6 +238,8 @@ class Run:
         ReferenceList(self._parameters).setOutcome(outcomes)
         yield
         self._callbacks.onShow()
+        yield
+        yield from self._folder.empty()
 
     def _written(self, done, total):
         fraction = _BEFORE / 100 * done / max(1, total)

@@ -1,7 +1,7 @@
 """The candidates as a segmentation: one segment each, with terminology and the algorithm's name."""
 
+import numpy as np
 import slicer
-import vtk
 from vtk.util import numpy_support
 
 from . import geometry, placement
@@ -32,12 +32,14 @@ class CandidateSegmentation:
         dimensions = queryNode.GetImageData().GetDimensions()
         self._image = slicer.vtkOrientedImageData()
         self._image.SetDimensions(*dimensions)
-        self._image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
         self._image.SetImageToWorldMatrix(geometry.arrayToMatrix(geometry.ijkToLocal(queryNode)))
-        self._labels = numpy_support.vtk_to_numpy(self._image.GetPointData().GetScalars())
-        self._labels[:] = 0
+        # Pages of zeros come when they are first written: allocating these takes no time.
+        self._labels = np.zeros(dimensions[0] * dimensions[1] * dimensions[2], np.uint8)
+        scalars = numpy_support.numpy_to_vtk(self._labels, deep=False)
+        scalars.SetName("ImageScalars")
+        self._image.GetPointData().SetScalars(scalars)
         self._written = None
-        self._ownTime = 0
+        self._ownTime = self._image.GetMTime()
 
     def update(self, candidates, index, rank, name):
         """Make the node's segments these candidates; `name(candidate)` gives each its name."""
@@ -48,9 +50,7 @@ class CandidateSegmentation:
         self._image.Modified()
         segmentation = self.node.GetSegmentation()
         modifying = self.node.StartModify()
-        for segmentId in list(segmentation.GetSegmentIDs()):
-            segmentation.GetSegment(segmentId).RemoveAllRepresentations()
-            segmentation.RemoveSegment(segmentId)
+        strip(self.node)
         for candidate in candidates:
             segmentation.AddSegment(
                 self._segment(candidate, len(candidates), name), segmentIdOf(candidate.rank)
@@ -79,6 +79,28 @@ class CandidateSegmentation:
         segment.SetColor(*(a + (b - a) * share for a, b in zip(_STRONGEST, _WEAKEST, strict=True)))
         tag(segment)
         return segment
+
+
+def strip(node):
+    """Take all segments out, their voxels first: else each would be searched for in the whole image."""
+    segmentation = node.GetSegmentation()
+    for segmentId in list(segmentation.GetSegmentIDs()):
+        segmentation.GetSegment(segmentId).RemoveAllRepresentations()
+        segmentation.RemoveSegment(segmentId)
+
+
+def isWhatWasFound(node, candidates):
+    """Whether a segmentation that was loaded holds these candidates still, as far as sizes tell."""
+    segmentation = node.GetSegmentation()
+    segments = [segmentation.GetNthSegment(number) for number in range(segmentation.GetNumberOfSegments())]
+    sizes = []
+    for segment in segments:
+        image = segment.GetRepresentation(BINARY)
+        scalars = image.GetPointData().GetScalars() if image is not None else None
+        if scalars is None:
+            return False
+        sizes.append(int((numpy_support.vtk_to_numpy(scalars) == segment.GetLabelValue()).sum()))
+    return sorted(sizes) == sorted(candidate.voxels for candidate in candidates)
 
 
 def segmentIdOf(rank):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from .processes import is_alive
@@ -34,6 +36,13 @@ class RunFolder:
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.path).free
+
+    def empty(self) -> Iterator[None]:
+        """Remove the files one by one: large ones take long enough for an application to feel it."""
+        for file in [path for path in self.path.rglob("*") if path.is_file()]:
+            with contextlib.suppress(OSError):
+                file.unlink()
+            yield
 
     def remove(self) -> bool:
         """Whether nothing is left. (Windows keeps a file that a dying worker still holds open.)"""

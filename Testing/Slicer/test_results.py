@@ -207,3 +207,28 @@ def test_a_scene_saved_as_mrb_comes_back_whole(detected, tmp_path, module, host)
     assert len(again.references()) == 2
     assert all(not again.referenceProblems(row.key) for row in again.references())
     assert again.setThreshold(6.0) == 1
+
+
+def test_a_loaded_segmentation_that_was_corrected_is_kept_too(detected, tmp_path, module):
+    import slicer
+
+    def reload(name):
+        path = str(tmp_path / name)
+        assert slicer.mrmlScene.WriteToMRB(path, None)
+        slicer.mrmlScene.Clear(False)
+        assert slicer.mrmlScene.ReadFromMRB(path, True)
+        return module.D24FADLogic()
+
+    again = reload("plain.mrb")
+    again.setThreshold(7.0)
+    assert not [
+        n for n in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if "(edited)" in n.GetName()
+    ]
+    node = again.results().node("Segmentation")
+    node.GetSegmentation().RemoveSegment("candidate_001")
+    node.GetSegmentation().AddEmptySegment("mine", "Mine")
+    again = reload("edited.mrb")
+    again.setThreshold(6.5)
+    kept = [n for n in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if "(edited)" in n.GetName()]
+    assert len(kept) == 1
+    assert kept[0].GetSegmentation().GetSegment("mine") is not None
