@@ -60,7 +60,7 @@ def makeSubject(seed, lesion=False):
     k, j, i = np.meshgrid(*(np.arange(size) for size in SIZE), indexing="ij")
     matrix = ijkToRas()
     r, a, s = (np.tensordot(row[:3], (i, j, k), 1) + row[3] for row in matrix[:3])
-    warp = [ndimage.gaussian_filter(random.standard_normal(SIZE), 14) * 150 for _axis in range(3)]
+    warp = [2.2 * _smooth(random, 5) for _axis in range(3)]
     r, a, s = r + warp[0], a + warp[1], s + warp[2]
 
     def ball(center, radii):
@@ -79,6 +79,14 @@ def makeSubject(seed, lesion=False):
     image[(np.abs(r) < 1.5) & (brain < 1) & (s > 14)] = 150
     if lesion:
         image += 330 * np.clip(1.3 - ball(LESION_RAS, (LESION_MM / 2,) * 3), 0, 0.3) / 0.3
-    field = 1 + 0.06 * ndimage.gaussian_filter(random.standard_normal(SIZE), 20) * 60
+    field = 1 + 0.05 * _smooth(random, 3)
     image = ndimage.gaussian_filter(image * field, 0.6)
     return np.clip(image + 12 * random.standard_normal(SIZE), 0, None).astype(np.int16)
+
+
+def _smooth(random, knots):
+    """A smooth random field, from `knots` random values along each axis."""
+    from scipy import ndimage
+
+    coarse = random.standard_normal((knots,) * 3)
+    return ndimage.zoom(coarse, [size / knots for size in SIZE], order=1, grid_mode=True, mode="nearest")

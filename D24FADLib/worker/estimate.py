@@ -36,7 +36,7 @@ def spoken(seconds: float) -> str:
     if seconds < 10:
         return "a few seconds"
     if seconds < 55:
-        return f"{round(seconds / 5) * 5} s"
+        return f"about {round(seconds / 5) * 5} s"
     if seconds < 3300:
-        return f"{max(1, round(seconds / 60))} min"
-    return f"{seconds / 3600:.1f} h"
+        return f"about {max(1, round(seconds / 60))} min"
+    return f"about {seconds / 3600:.1f} h"

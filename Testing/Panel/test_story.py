@@ -168,7 +168,7 @@ def test_running_looking_jumping_exporting(loaded, host, temp, screenshot, tmp_p
     assert ui.applyButton.text == "Cancel"
     assert host.process_events(10, until=lambda: "left" in ui.progressLabel.text)
     assert ui.progressLabel.text.startswith("Comparing slices · ")
-    assert " of 20 · about " in ui.progressLabel.text
+    assert " of 20 · a few seconds left" in ui.progressLabel.text
     assert ui.progressBar.isVisible()
     assert 0 < ui.progressBar.value < 1000
     screenshot(panel.parent, "4-running")

@@ -92,7 +92,12 @@ def test_time_left_is_told_once_the_pace_is_known():
     assert left.update("compare", 2, 10, 5.5) is None
     assert left.update("compare", 4, 10, 8.0) == pytest.approx(6.0)
     assert left.update("write", 1, 2, 8.1) is None
-    assert [spoken(s) for s in (3, 31, 130, 7200)] == ["a few seconds", "30 s", "2 min", "2.0 h"]
+    assert [spoken(s) for s in (3, 31, 130, 7200)] == [
+        "a few seconds",
+        "about 30 s",
+        "about 2 min",
+        "about 2.0 h",
+    ]
 
 
 def test_the_command_line_says_only_what_was_chosen():

@@ -138,7 +138,7 @@ class RunStep:
         if total > 1:
             words += " · " + _("{done} of {total}").format(done=done, total=total)
         if left is not None:
-            words += " · " + _("about {time} left").format(time=spoken(left))
+            words += " · " + _("{time} left").format(time=spoken(left))
         self._ui.progressLabel.setText(words)
 
     def onWarning(self, text):

@@ -58,6 +58,8 @@ def start() -> Host:
 
 def _start() -> Host:
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    if not os.environ.get("DISPLAY"):
+        os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
     os.environ.setdefault("QT_LOGGING_RULES", "qt.qpa.fonts=false")
     from PySide6 import QtGui, QtWidgets
 
@@ -120,7 +122,9 @@ class Modules:
     def __init__(self) -> None:
         import slicer
 
-        self._names: list[str] = []
+        colors = slicer.vtkMRMLColorLogic()
+        colors.SetMRMLScene(slicer.mrmlScene)
+        self.colors = types.SimpleNamespace(logic=lambda: colors)
         for name, logic in (
             ("segmentations", slicer.vtkSlicerSegmentationsModuleLogic()),
             ("volumes", slicer.vtkSlicerVolumesLogic()),

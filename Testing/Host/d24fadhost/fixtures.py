@@ -91,10 +91,11 @@ def panel(host: Any, module: Any, temp: Path, tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def screenshot() -> Any:
+def screenshot(host: Any) -> Any:
     """`screenshot(widget, "name")` writes Testing/Screenshots/name.png."""
 
     def take(widget: Any, name: str) -> Path:
+        host.process_events(0.15)
         SCREENSHOTS.mkdir(exist_ok=True)
         path = SCREENSHOTS / f"{name}.png"
         assert widget.grab().save(str(path))
