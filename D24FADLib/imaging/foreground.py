@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .volume import array_view
+
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
@@ -25,36 +27,50 @@ def foreground_mask(image: sitk.Image, modality: str = "") -> NDArray[np.bool_]:
     with no air around its content (a histology tile, a close-up) is foreground everywhere. "CT" takes a
     fixed threshold in Hounsfield units, all else one from the histogram.
     """
+
+    coarse = coarse_foreground(image, modality)
+    return np.asarray(array_view(on_grid(coarse, image)) > 0)
+
+
+def coarse_foreground(image: sitk.Image, modality: str = "") -> sitk.Image:
+    """`foreground_mask` as a float32 image (0 or 1) on the grid of about 3 mm that it is made on."""
     import SimpleITK as sitk
 
-    gray = _gray(image)
-    small = _shrunk(gray)
+    small = _shrunk(_gray(image))
     values = sitk.GetArrayFromImage(small).astype(np.float64)
     body = values > _CT_BODY_HU if modality == "CT" else _brighter_than_air(values)
-    if not body.any() or body.all():
-        return np.ones(image.GetSize()[::-1], bool)
-    # Closing first: a scalp ring with gaps would neither enclose the brain nor survive on its own.
-    body = _filled(_main_parts(_filled(_closed(body))))
-    back = sitk.GetImageFromArray(body.astype(np.float32))
-    back.CopyInformation(small)
-    # Linear, so that the outline is not blocky; clamped, so that the border belongs to its neighbour.
-    extrapolated = sitk.Resample(
-        back,
-        gray,
+    if not body.any():
+        body = np.ones_like(body)
+    elif not body.all():
+        # Closing first: a scalp ring with gaps would neither enclose the brain nor survive on its own.
+        body = _filled(_main_parts(_filled(_closed(body))))
+    mask = sitk.GetImageFromArray(body.astype(np.float32))
+    mask.CopyInformation(small)
+    return mask
+
+
+def on_grid(mask: sitk.Image, reference: sitk.Image) -> sitk.Image:
+    """A coarse foreground on the grid of `reference`, as uint8."""
+    import SimpleITK as sitk
+
+    # Linear, so that the outline is not blocky; extrapolated, so that the border belongs to its neighbour.
+    shown = sitk.Resample(
+        mask,
+        reference,
         sitk.Transform(),
         sitk.sitkLinear,
         0.0,
         sitk.sitkFloat32,
         useNearestNeighborExtrapolator=True,
     )
-    return np.asarray(sitk.GetArrayViewFromImage(extrapolated) >= 0.5)
+    return shown >= 0.5
 
 
 def _gray(image: sitk.Image) -> sitk.Image:
     import SimpleITK as sitk
 
     if image.GetNumberOfComponentsPerPixel() > 1:
-        mean = sitk.GetArrayViewFromImage(image).mean(axis=-1, dtype=np.float32)
+        mean = array_view(image).mean(axis=-1, dtype=np.float32)
         gray = sitk.GetImageFromArray(mean)
         gray.CopyInformation(image)
         return gray
@@ -71,7 +87,7 @@ def _shrunk(gray: sitk.Image) -> sitk.Image:
         factors = [max(1, round(count / 128)) for count in size]
     else:
         factors = [max(1, round(_WORKING_MM / step)) for step in gray.GetSpacing()]
-    factors = [min(factor, max(1, count // 4)) for factor, count in zip(factors, size, strict=True)]
+    factors = [min(factor, max(1, count // 12)) for factor, count in zip(factors, size, strict=True)]
     return sitk.BinShrink(gray, factors) if max(factors) > 1 else gray
 
 

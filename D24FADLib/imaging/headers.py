@@ -10,6 +10,7 @@ import gzip
 import math
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -18,7 +19,8 @@ import numpy as np
 from ..errors import InputError
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_CHUNK = 1 << 22
+_CHUNK = 1 << 22  # a multiple of every voxel size
+_NIFTI_HEADER = 348
 _MAX_TEXT_HEADER = 1 << 20
 
 
@@ -42,59 +44,73 @@ def check_direction(name: str, columns: np.ndarray) -> None:
 
 
 def check_nifti(path: Path) -> None:
-    """Spacing, sizes and completeness of a NIfTI-1, NIfTI-2 or Analyze file; raises InputError."""
+    """Spacing, sizes, completeness and numbers of a NIfTI-1 or Analyze file; raises InputError."""
     name = path.name
+    bad = 0
     with path.open("rb") as raw:
         zipped = raw.read(2) == _GZIP_MAGIC
         raw.seek(0)
         stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if zipped else raw
         try:
-            header = stream.read(544)
-            order, version = _nifti_version(name, header)
-            needed = _check_nifti_header(name, header, order, version)
+            header = stream.read(_NIFTI_HEADER)
+            layout = _nifti_layout(name, header)
             held = len(header)
             # Reading to the end also verifies gzip's own checksum.
+            held += len(stream.read(max(0, layout.offset - held)))
             while block := stream.read(_CHUNK):
                 held += len(block)
+                if layout.floating:
+                    whole = len(block) - len(block) % layout.floating.itemsize
+                    bad += int((~np.isfinite(np.frombuffer(block[:whole], layout.floating))).sum())
         except (EOFError, OSError, zlib.error) as error:
             raise InputError(_cut_off(name)) from error
-    if held < needed:
+    if held < layout.needed:
         raise InputError(_cut_off(name))
+    if bad:
+        # ITK would read them as 0.
+        raise not_numbers(name, bad)
+
+
+def not_numbers(name: str, bad: int) -> InputError:
+    return InputError(
+        f"{name}: {bad} voxels are not numbers (NaN or infinite). Replace them, for example with the "
+        "background value, and save the image again."
+    )
 
 
 def _cut_off(name: str) -> str:
     return f"{name}: the file is damaged or cut off before its end. Copy or export it again."
 
 
-def _nifti_version(name: str, header: bytes) -> tuple[str, int]:
-    for order in "<>":
-        for version, length in ((1, 348), (2, 540)):
-            if len(header) >= length and struct.unpack_from(order + "i", header)[0] == length:
-                return order, version
-    raise InputError(f"{name}: not a NIfTI image, although its name ends like one. Give an image file.")
+@dataclass(frozen=True)
+class _NiftiLayout:
+    """Where the voxels begin, how many bytes the unzipped file needs, and the type of real numbers."""
+
+    offset: int
+    needed: int
+    floating: np.dtype | None
 
 
-def _check_nifti_header(name: str, header: bytes, order: str, version: int) -> int:
-    """Returns how many bytes the (unzipped) file must hold."""
-    if version == 1:
-        dim = struct.unpack_from(order + "8h", header, 40)
-        bits = struct.unpack_from(order + "h", header, 72)[0]
-        pixdim = struct.unpack_from(order + "8f", header, 76)
-        offset = struct.unpack_from(order + "f", header, 108)[0]
-        single_file = header[344:348] == b"n+1\0"
-    else:
-        dim = struct.unpack_from(order + "8q", header, 16)
-        bits = struct.unpack_from(order + "h", header, 14)[0]
-        pixdim = struct.unpack_from(order + "8d", header, 104)
-        offset = struct.unpack_from(order + "q", header, 168)[0]
-        single_file = header[4:7] == b"n+2"
+def _nifti_layout(name: str, header: bytes) -> _NiftiLayout:
+    lengths = {order: struct.unpack_from(order + "i", header.ljust(4, b"\0"))[0] for order in "<>"}
+    if 540 in lengths.values() and header[4:6] in (b"n+", b"ni"):
+        raise InputError(f"{name}: NIfTI-2 is not read. Save the image as NIfTI-1 (.nii.gz) or NRRD.")
+    order = next((order for order, length in lengths.items() if length == _NIFTI_HEADER), None)
+    if order is None or len(header) < _NIFTI_HEADER:
+        raise InputError(f"{name}: not a NIfTI image, although its name ends like one. Give an image file.")
+    dim = struct.unpack_from(order + "8h", header, 40)
+    code, bits = struct.unpack_from(order + "2h", header, 70)
+    pixdim = struct.unpack_from(order + "8f", header, 76)
+    offset = struct.unpack_from(order + "f", header, 108)[0]
     axes = dim[0]
-    if not 1 <= axes <= 7 or any(size < 1 for size in dim[1 : axes + 1]) or not math.isfinite(offset):
+    if not 1 <= axes <= 7 or any(size < 1 for size in dim[1 : axes + 1]) or not 0 <= offset < 2**31:
         raise InputError(f"{name}: the NIfTI header is damaged (impossible sizes). Export the image again.")
     check_spacing(name, list(pixdim[1 : min(axes, 3) + 1]))
-    if not single_file:
-        return len(header)
-    return int(offset) + math.prod(dim[1 : axes + 1]) * bits // 8
+    if header[344:348] != b"n+1\0":
+        return _NiftiLayout(_NIFTI_HEADER, _NIFTI_HEADER, None)  # the voxels are in a file of their own
+    needed = int(offset) + math.prod(dim[1 : axes + 1]) * bits // 8
+    floating = {16: np.dtype(order + "f4"), 64: np.dtype(order + "f8")}.get(code)
+    return _NiftiLayout(int(offset), needed, floating)
 
 
 def _text_fields(path: Path, separator: str, last: str = "") -> dict[str, str]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .foreground import foreground_mask
+from .volume import array_view
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -72,13 +73,12 @@ def choose_ct_window(image: sitk.Image, mask: NDArray[np.bool_], body_part: str 
 
     Choose once, for the query, and prepare every support with the same window.
     """
-    import SimpleITK as sitk
 
     part = body_part.upper()
     for window, words in _BODY_PART_WINDOWS.items():
         if any(word in part for word in words):
             return window
-    body = sitk.GetArrayViewFromImage(image)[mask]
+    body = array_view(image)[mask]
     lung = np.mean((body > _LUNG_HU[0]) & (body < _LUNG_HU[1])) if body.size else 0.0
     return "lung" if lung > _LUNG_FRACTION else "soft"
 
@@ -97,9 +97,8 @@ def prepare(
     where not given): the body's range becomes 0..0.9, what is brighter bends towards 1. Raises ValueError
     for an unknown window.
     """
-    import SimpleITK as sitk
 
-    array: NDArray[Any] = sitk.GetArrayViewFromImage(image)
+    array: NDArray[Any] = array_view(image)
     if image.GetNumberOfComponentsPerPixel() > 1 or (
         array.dtype == np.uint8 and array.shape[0] == 1 and modality not in ("CT", "MR", "PT", "NM")
     ):

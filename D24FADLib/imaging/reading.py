@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import InputError
 from . import headers
 from .dicom_series import SeriesSummary, is_dicom_file, list_series, read_dicom_file, read_dicom_folder
-from .volume import Volume
+from .volume import Volume, array_view
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -118,6 +118,11 @@ def _open(path: Path, image_io: str) -> sitk.ImageFileReader:
         with _quiet():
             reader.ReadImageInformation()
     except RuntimeError as error:
+        if "Unknown PixelType" in str(error):
+            raise InputError(
+                f"{path.name}: its kind of pixels is not read (such as gray with transparency). Save it as "
+                "plain gray or RGB."
+            ) from error
         raise InputError(
             f"{path.name}: not a {image_io.removesuffix('ImageIO')} image, or its header is damaged. "
             f"Export the image again. Accepted: {ACCEPTED}."
@@ -169,9 +174,9 @@ def _read_picture(path: Path, image_io: str) -> sitk.Image:
     image = _execute(path, reader)
     columns, rows = image.GetSize()[:2]
     components = image.GetNumberOfComponentsPerPixel()
-    array = sitk.GetArrayViewFromImage(image).reshape(rows, columns, components)
-    if components in (2, 4):
-        array = array[..., :-1]  # the last one is transparency
+    array = array_view(image).reshape(rows, columns, components)
+    if components == 4:
+        array = array[..., :3]  # the fourth is transparency
     if array.shape[-1] == 1:
         return sitk.GetImageFromArray(array[None, ..., 0])
     return sitk.GetImageFromArray(array[None], isVector=True)
@@ -187,14 +192,11 @@ def _usable(volume: Volume) -> Volume:
         image = _colour_image(image, name)
     elif image.GetPixelID() in (sitk.sitkInt64, sitk.sitkUInt64, sitk.sitkFloat64):
         image = sitk.Cast(image, sitk.sitkFloat32)
-    array = sitk.GetArrayViewFromImage(image)
+    array = array_view(image)
     if array.dtype.kind == "f":
         bad = int(array.size - np.isfinite(array).sum())
         if bad:
-            raise InputError(
-                f"{name}: {bad} of {array.size} voxels are not numbers (NaN or infinite). Replace them, for "
-                "example with the background value, and save the image again."
-            )
+            raise headers.not_numbers(name, bad)
     if array.min() == array.max():
         raise InputError(
             f"{name}: every voxel has the same value, so there is nothing to see. Check the export."
@@ -206,7 +208,7 @@ def _colour_image(image: sitk.Image, name: str) -> sitk.Image:
     """Colour as 3 x uint8, or scalar where the channels are equal."""
     import SimpleITK as sitk
 
-    array: np.ndarray[Any, Any] = sitk.GetArrayViewFromImage(image)
+    array: np.ndarray[Any, Any] = array_view(image)
     if array.shape[-1] not in (3, 4) or array.dtype not in (np.uint8, np.uint16):
         raise InputError(
             f"{name}: each voxel holds {array.shape[-1]} values that are not a colour (a vector or "

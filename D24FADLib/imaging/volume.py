@@ -13,6 +13,24 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 
+class _ImageBuffer:
+    """Hands an image's buffer to numpy and keeps the image alive for as long as an array shows it."""
+
+    def __init__(self, image: sitk.Image) -> None:
+        import SimpleITK as sitk
+
+        self.image = image
+        self.__array_interface__ = sitk.GetArrayViewFromImage(image).__array_interface__
+
+
+def array_view(image: sitk.Image) -> NDArray[Any]:
+    """A read-only view of an image's voxels, (k, j, i) or (k, j, i, component).
+
+    Unlike SimpleITK's own view it stays valid when nothing else holds the image.
+    """
+    return np.asarray(_ImageBuffer(image))
+
+
 @dataclass(frozen=True)
 class VolumeInfo:
     """What is known about a volume besides its voxels. No field identifies a patient.
@@ -66,9 +84,7 @@ class Volume:
 
     def array(self) -> NDArray[Any]:
         """A read-only view of the voxels, (k, j, i) or (k, j, i, component)."""
-        import SimpleITK as sitk
-
-        return sitk.GetArrayViewFromImage(self.image)
+        return array_view(self.image)
 
     def content_hash(self) -> str:
         """sha256 of the voxels, their type and the grid: equal for equal volumes, whatever their file."""

@@ -141,6 +141,7 @@ def save_bundle(model: D24FADModel, folder: Path, metadata: Mapping[str, Any]) -
         "d24fad": {
             **metadata.get("d24fad", {}),
             "teacher": model.architecture,
+            "per_position_weights": model.weighting.per_position,
             "sha256": {path.as_posix(): file_sha256(folder / path) for path in parts},
         },
     }
@@ -182,7 +183,9 @@ def load_bundle(folder: str | Path) -> tuple[D24FADModel, dict[str, Any]]:
             states[path] = load_file(folder / path)
         except SafetensorError as error:
             raise ModelError(f"{folder.name}: {path} cannot be read ({error})") from None
-    model = D24FADModel.build(about["teacher"])
+    model = D24FADModel.build(
+        about["teacher"], per_position_weights=bool(about.get("per_position_weights", False))
+    )
     load_strictly(model.teacher, states[TEACHER_WEIGHTS], f"{folder.name}, teacher")
     trained = nn.ModuleDict({"student": model.student, "weighting": model.weighting})
     load_strictly(trained, states[MODEL_WEIGHTS], f"{folder.name}, model")

@@ -15,11 +15,15 @@ class LearnToWeight(nn.Module):
     Parameter names are the official ones (`proj_in1`, ...). The projection is moved to the query's
     side, <query, W support + b> = <W^T query, support> + <query, b>: one projection a query instead
     of one a support, and the last term, the same for every support, drops out of the softmax.
+
+    per_position: divide the logits by the number of positions h w. The paper's sum over all positions
+    makes the softmax harder the larger the image, until one support takes all; the mean does not.
     """
 
-    def __init__(self, channels: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[int], *, per_position: bool = False) -> None:
         super().__init__()
         self.channels = tuple(channels)
+        self.per_position = per_position
         for index, count in enumerate(self.channels):
             self.add_module(f"proj_in{index + 1}", nn.Conv2d(count, count, 1))
 
@@ -31,7 +35,8 @@ class LearnToWeight(nn.Module):
             logits = projected @ supports.flatten(1).T
         else:
             logits = torch.einsum("bn,kbn->bk", projected, supports.flatten(2))
-        return logits * self.channels[scale] ** -0.5
+        positions = query.shape[-2] * query.shape[-1] if self.per_position else 1
+        return logits * (self.channels[scale] ** -0.5 / positions)
 
     def forward(self, query: Sequence[Tensor], supports: Sequence[Tensor]) -> Tensor:
         """Weights (B, scales, K), summing to 1 over K, for features per scale as in `logits`."""

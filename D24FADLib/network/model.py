@@ -67,21 +67,21 @@ class D24FADModel(nn.Module):
     with the learned weighted mean of the supports' student features.
     """
 
-    def __init__(self, teacher: nn.Module) -> None:
+    def __init__(self, teacher: nn.Module, *, per_position_weights: bool = False) -> None:
         super().__init__()
         description: Teacher = teacher  # type: ignore[assignment]
         self.teacher = teacher.eval().requires_grad_(False)
         self.student = Student(
             description.embedding_channels, description.channels, signed_features=description.signed_features
         )
-        self.weighting = LearnToWeight(description.channels)
+        self.weighting = LearnToWeight(description.channels, per_position=per_position_weights)
 
     @classmethod
-    def build(cls, architecture: str) -> D24FADModel:
+    def build(cls, architecture: str, *, per_position_weights: bool = False) -> D24FADModel:
         """An untrained model around the named teacher; ValueError for a name not in TEACHERS."""
         if architecture not in TEACHERS:
             raise ValueError(f"unknown teacher {architecture!r}; known: {', '.join(sorted(TEACHERS))}")
-        return cls(TEACHERS[architecture]())
+        return cls(TEACHERS[architecture](), per_position_weights=per_position_weights)
 
     @property
     def architecture(self) -> str:
