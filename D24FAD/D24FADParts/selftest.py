@@ -15,9 +15,9 @@ def testSampleDataIsMade(test, logic):
     nodes = [sampledata.addSubject("Study", 100, lesion=True), sampledata.addSubject("Normal", 1)]
     logic.setQuery(nodes[0])
     row = logic.addReferenceNode(nodes[1])
-    test.assertEqual(logic.referenceProblems(row.key), [])
-    test.assertEqual(geometry.defaultPlane(nodes[0]), "axial")
-    test.assertEqual(logic.whyNotReady(), "")
+    assert logic.referenceProblems(row.key) == []
+    assert geometry.defaultPlane(nodes[0]) == "axial"
+    assert logic.whyNotReady() == ""
 
 
 def testResultsEnterTheScene(test, logic):
@@ -36,16 +36,16 @@ def testResultsEnterTheScene(test, logic):
     for _step in found.replace(query, outcome):
         pass
     logic.setResults(found)
-    test.assertEqual(found.count, 2)
-    test.assertEqual(logic.setThreshold(6.0), 1)
+    assert found.count == 2
+    assert logic.setThreshold(6.0) == 1
     expected = geometry.toPlace(geometry.ijkToWorld(query), (33.5, 43.5, 22.5))
-    test.assertLess(np.abs(np.subtract(found.findings[0].place, expected)).max(), 0.1)
+    assert np.abs(np.subtract(found.findings[0].place, expected)).max() < 0.1
     logic.showResults()
     logic.showFinding(1)
-    test.assertEqual(logic.currentSlice(), found.findings[0].slice)
+    assert logic.currentSlice() == found.findings[0].slice
     found.remove()
-    test.assertIsNone(found.node("Map"))
-    test.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")), 0)
+    assert found.node("Map") is None
+    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 0
 
 
 def testCandidates(test, _logic):
@@ -53,7 +53,7 @@ def testCandidates(test, _logic):
     array = np.zeros((4, 5, 6), np.float32)
     array[1, 1, 1] = array[2, 2, 2] = 3
     array[0, 4, 5] = 2
-    test.assertEqual(candidates.CandidateFinder(array, 1).find(1.5)[0], 2)
+    assert candidates.CandidateFinder(array, 1).find(1.5)[0] == 2
 
 
 def testDetection(test, logic):
@@ -66,8 +66,8 @@ def testDetection(test, logic):
     for node in nodes[1:]:
         logic.addReferenceNode(node)
     found = logic.detect()
-    test.assertTrue(found.exist)
-    test.assertEqual(len(found.weightNodes()), sampledata.NORMAL_COUNT)
+    assert found.exist
+    assert len(found.weightNodes()) == sampledata.NORMAL_COUNT
 
 
 CASES = (testSampleDataIsMade, testResultsEnterTheScene, testCandidates, testDetection)

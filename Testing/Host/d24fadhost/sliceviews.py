@@ -43,7 +43,6 @@ def _outline(pixels: Any, sliceNode: Any, segmentationNode: Any) -> None:
         segment = segments.GetNthSegment(number)
         image = segment.GetRepresentation("Binary labelmap")
 
-
         matrix = vtk.vtkMatrix4x4()
         image.GetImageToWorldMatrix(matrix)
         index = np.rint(ras @ np.linalg.inv(geometry.matrixToArray(matrix)).T)[..., :3].astype(int)
