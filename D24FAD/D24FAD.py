@@ -53,6 +53,7 @@ class D24FADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def __init__(self, parent=None):
         self.logic = None
         self._steps = []
+        self._later = None
         VTKObservationMixin.__init__(self)
         ScriptedLoadableModuleWidget.__init__(self, parent)
 
@@ -88,7 +89,8 @@ class D24FADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self):
         self.removeObservers()
-        self._later.stop()
+        if self._later is not None:
+            self._later.stop()
         if self.logic is not None:
             self.logic.abandonDetection()
         if self._steps:

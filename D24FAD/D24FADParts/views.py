@@ -9,7 +9,7 @@ from . import geometry
 def showLayers(background, foreground, opacity, fit=False):
     """Background and foreground of every slice view; `foreground` may be None."""
     slicer.util.setSliceViewerLayers(
-        background=background, foreground=foreground, foregroundOpacity=opacity, label=None, fit=fit
+        background=background, foreground=foreground, foregroundOpacity=opacity, fit=fit
     )
 
 

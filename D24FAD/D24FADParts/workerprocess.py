@@ -68,7 +68,7 @@ class WorkerProcess:
         self._process.start(program or pythonExecutable(), list(arguments))
         if self._process is None:
             return  # it could not even be started, and said so
-        self._process.write(qt.QByteArray(f"{HOLD}\n".encode()))
+        self._process.write(f"{HOLD}\n".encode())
         self._note(int(self._process.processId()))
 
     def cancel(self):

@@ -1,4 +1,4 @@
-"""What the extension's build installs, by CMake itself over a stand-in for Slicer's macros; its catalogue entry."""
+"""What the extension's build installs, by CMake over a stand-in for Slicer's macros; its catalogue entry."""
 
 import json
 import re

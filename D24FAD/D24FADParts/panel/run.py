@@ -40,6 +40,8 @@ class RunStep:
         ui.batchSpinBox.connect("valueChanged(int)", lambda number: self._set("Batch", number))
         ui.keepPreviousCheckBox.connect("toggled(bool)", lambda on: self._set("KeepPrevious", bool(on)))
         ui.wheelFolderEdit.connect("currentPathChanged(QString)", self._onWheelFolder)
+        if hasattr(ctk.ctkPathLineEdit, "Dirs"):
+            ui.wheelFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
         ui.wheelFolderEdit.currentPath = str(slicer.app.userSettings().value("D24FAD/WheelFolder", "") or "")
         messages.soften(ui.progressLabel)
 
