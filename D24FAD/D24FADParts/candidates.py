@@ -1,9 +1,9 @@
 """Candidates above a threshold, fast enough to follow a slider.
 
-Neighbouring voxels above the threshold (26 neighbours) form a candidate. Instead of labelling the whole
-volume, the voxels above the slider's lowest value are found once; for a threshold, those above it are
-joined into runs along i, and touching runs into components. Cost follows the number of
-voxels above the threshold, not the size of the volume.
+As in the detector, voxels above the threshold that touch by a face or an edge form a candidate. Instead of
+labelling the whole volume, the voxels above the slider's lowest value are found once; for a threshold, those
+above it are joined into runs along i, and touching runs into components. Cost follows the number of voxels
+above the threshold, not the size of the volume.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class CandidateFinder:
 
     def find(self, threshold, leastVoxels=1):
         """(all candidates' number, the listed ones, flat voxel indices, their rank) at this threshold."""
-        above = self._value >= threshold
+        above = self._value > threshold
         index, value = self._index[above], self._value[above]
         if not index.size:
             return 0, [], index, np.zeros(0, np.uint8)
@@ -61,9 +61,13 @@ class CandidateFinder:
         k, j, i = np.unravel_index(index, self.shape)
         voxels = np.bincount(rank, minlength=count + 1)
         total = np.bincount(rank, value, count + 1)
-        center = [np.bincount(rank, value * axis, count + 1) for axis in (i, j, k)]
         peak = np.full(count + 1, -np.inf, np.float32)
         np.maximum.at(peak, rank, value)
+        least = np.full(count + 1, np.inf, np.float32)
+        np.minimum.at(least, rank, value)
+        share = value - least[rank] + 1e-6
+        whole = np.bincount(rank, share, count + 1)
+        center = [np.bincount(rank, share * axis, count + 1) for axis in (i, j, k)]
         atPeak = np.flatnonzero(value == peak[rank])
         first = np.zeros(count + 1, int)
         first[rank[atPeak][::-1]] = atPeak[::-1]
@@ -74,7 +78,7 @@ class CandidateFinder:
                 float(total[number] / voxels[number]),
                 int(voxels[number]),
                 tuple(int(axis[first[number]]) for axis in (i, j, k)),
-                tuple(float(axis[number] / total[number]) for axis in center),
+                tuple(float(axis[number] / whole[number]) for axis in center),
             )
             for number in range(1, count + 1)
         ]
@@ -104,16 +108,18 @@ def _components(index, shape):
     first, last = key[start], key[stop - 1]
     row = line[start] % rows
     pairs = []
-    # The four lines before which a run's own line comes; the other four find it from their side.
-    for offset, inside in (
-        (1, row < rows - 1),
-        (rows - 1, row > 0),
-        (rows, row >= 0),
-        (rows + 1, row < rows - 1),
+    # The four lines before which a run's own line comes; the other four find it from their side. A line
+    # that differs in row and slice touches by an edge only straight across, but for a single slice.
+    straight = 1 if min(shape) == 1 else 0
+    for offset, reach, inside in (
+        (1, 1, row < rows - 1),
+        (rows - 1, straight, row > 0),
+        (rows, 1, row >= 0),
+        (rows + 1, straight, row < rows - 1),
     ):
         run = np.flatnonzero(inside)
-        low = np.searchsorted(last, first[run] + offset * width - 1)
-        count = np.searchsorted(first, last[run] + offset * width + 1, side="right") - low
+        low = np.searchsorted(last, first[run] + offset * width - reach)
+        count = np.searchsorted(first, last[run] + offset * width + reach, side="right") - low
         touches = count > 0
         run, low, count = run[touches], low[touches], count[touches]
         within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)

@@ -20,7 +20,16 @@ from .steps import Steps
 from .workerprocess import WorkerProcess
 
 # How much of the whole each step of the worker is; a step it does not know leaves the bar where it is.
-SHARES = {"read": 3, "check": 1, "align": 25, "prepare": 5, "compare": 45, "calibrate": 15, "write": 3}
+SHARES = {
+    "read": 3,
+    "model": 2,
+    "align": 30,
+    "prepare": 5,
+    "compare": 45,
+    "calibrate": 5,
+    "findings": 2,
+    "write": 3,
+}
 _BEFORE, _AFTER = 3, 3  # percent for volumes out and results in
 QUIET_SECONDS, SILENT_SECONDS = 60, 900
 _FIRST_RETRY_BATCH = 8

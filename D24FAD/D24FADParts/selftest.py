@@ -51,7 +51,7 @@ def testResultsEnterTheScene(test, logic):
 def testCandidates(test, _logic):
     """Touching voxels are one candidate, others are not"""
     array = np.zeros((4, 5, 6), np.float32)
-    array[1, 1, 1] = array[2, 2, 2] = 3
+    array[1, 1, 1] = array[1, 2, 2] = 3
     array[0, 4, 5] = 2
     assert candidates.CandidateFinder(array, 1).find(1.5)[0] == 2
 

@@ -20,7 +20,9 @@ class DetectOptions:
 
 def detect_arguments(query: str, supports: Sequence[str], output: str, options: DetectOptions) -> list[str]:
     """What follows `python`: one detection that tells its progress in events."""
-    arguments = ["-m", "D24FADLib.worker", "detect", query, "--support", *supports, "--output", output]
+    arguments = ["-m", "D24FADLib.worker", "detect", query, "--output", output]
+    for path in supports:
+        arguments += ["--support", path]
     for name in ("plane", "align", "device", "model"):
         value = getattr(options, name)
         if value:

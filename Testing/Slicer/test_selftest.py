@@ -57,7 +57,8 @@ def test_files_stay_short():
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("D24FADLib.commands.detect") is None, reason="the detect command is not there yet"
+    importlib.util.find_spec("D24FADLib.commands.detect") is None,
+    reason="the detect command is not there yet",
 )
 def test_the_worker_says_so_where_the_command_is_wrong(tmp_path):
     """The real command line through the real worker: bad input is an event and exit code 2."""

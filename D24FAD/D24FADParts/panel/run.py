@@ -1,5 +1,6 @@
 """Step 3: start, follow, cancel."""
 
+import ctk
 import slicer
 from slicer.i18n import tr as _
 
@@ -13,11 +14,12 @@ from . import dialogs, messages
 STEPS = {
     "send": _("Handing the volumes over"),
     "read": _("Reading volumes"),
-    "check": _("Checking that the references fit"),
+    "model": _("Loading the model"),
     "align": _("Aligning references"),
     "prepare": _("Preparing intensities"),
     "compare": _("Comparing slices"),
     "calibrate": _("Learning what varies between normals"),
+    "findings": _("Collecting findings"),
     "write": _("Writing results"),
     "load": _("Loading results"),
 }
@@ -42,6 +44,7 @@ class RunStep:
         ui.wheelFolderEdit.connect("currentPathChanged(QString)", self._onWheelFolder)
         if hasattr(ctk.ctkPathLineEdit, "Dirs"):
             ui.wheelFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
+            ui.modelPathEdit.filters = ctk.ctkPathLineEdit.Dirs
         ui.wheelFolderEdit.currentPath = str(slicer.app.userSettings().value("D24FAD/WheelFolder", "") or "")
         messages.soften(ui.progressLabel)
 
