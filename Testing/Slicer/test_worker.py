@@ -65,24 +65,27 @@ def test_files_are_what_itk_reads_and_writes(tmp_path, dtype):
     for index in ((0, 0, 0), (6, 5, 4)):
         place = np.array(image.TransformContinuousIndexToPhysicalPoint([float(i) for i in index]))
         assert np.allclose(place * (-1, -1, 1), (matrix @ (*index, 1))[:3])
-    sitk.WriteImage(image, str(tmp_path / "b.nrrd"), False)
-    header = nrrd.read_header(tmp_path / "b.nrrd")
-    assert np.allclose(header.ijk_to_ras, matrix)
-    back = np.zeros(header.shape, np.float32)
-    list(nrrd.read_into(tmp_path / "b.nrrd", header, back))
-    assert np.allclose(back, array)
+    for name, compressed in (("b.nrrd", False), ("c.nrrd", True)):
+        sitk.WriteImage(image, str(tmp_path / name), compressed)
+        header = nrrd.read_header(tmp_path / name)
+        assert header.compressed is compressed
+        assert np.allclose(header.ijk_to_ras, matrix)
+        back = np.zeros(header.shape, np.float32)
+        list(nrrd.read_into(tmp_path / name, header, back))
+        assert np.allclose(back, array)
 
 
-def test_a_compressed_or_cut_file_is_refused(tmp_path):
-    image = sitk.Image(4, 4, 4, sitk.sitkFloat32)
-    sitk.WriteImage(image, str(tmp_path / "c.nrrd"), True)
-    with pytest.raises(nrrd.NrrdError):
-        nrrd.read_header(tmp_path / "c.nrrd")
-    sitk.WriteImage(image, str(tmp_path / "d.nrrd"), False)
-    data = (tmp_path / "d.nrrd").read_bytes()
-    (tmp_path / "d.nrrd").write_bytes(data[:-8])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_file_that_is_cut_off_is_refused(tmp_path, compressed):
+    noise = np.random.default_rng(0).random((4, 40, 40)).astype(np.float32)
+    path = tmp_path / "d.nrrd"
+    sitk.WriteImage(sitk.GetImageFromArray(noise), str(path), compressed)
+    path.write_bytes(path.read_bytes()[:-400])
     with pytest.raises(nrrd.NrrdError, match="cut off"):
-        nrrd.read_header(tmp_path / "d.nrrd")
+        list(nrrd.read_into(path, nrrd.read_header(path), np.zeros(noise.shape, np.float32)))
+    path.write_bytes(path.read_bytes()[:300] + b"?" * 9000)
+    with pytest.raises(nrrd.NrrdError):
+        list(nrrd.read_into(path, nrrd.read_header(path), np.zeros(noise.shape, np.float32)))
 
 
 def test_time_left_is_told_once_the_pace_is_known():
