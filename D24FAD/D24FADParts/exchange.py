@@ -100,8 +100,13 @@ class OutcomeReader:
             warnings=[str(text) for text in self._summary.get("warnings") or []],
             references=self._references,
             score=float(_find("score", self._summary, record, default=0.0)),
-            leastVoxels=max(1, int(_find("min_voxels", self._summary, record, default=1))),
+            leastVoxels=self._leastVoxels(float(_find("min_volume_ml", self._summary, record, default=0))),
         )
+
+    def _leastVoxels(self, milliliters):
+        """What the detector leaves out as too small, in voxels of the study; as it counts them."""
+        voxelMl = abs(float(np.linalg.det(geometry.ijkToWorld(self._query)[:3, :3]))) / 1000.0
+        return max(1, round(milliliters / voxelMl))
 
     def _requireGrid(self, name, header):
         query = self._query.GetImageData().GetDimensions()[::-1]

