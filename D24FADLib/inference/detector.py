@@ -1,0 +1,312 @@
+"""The one public entry: `detect(query, supports, ...) -> Detection`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from D24FADLib.errors import Cancelled
+from D24FADLib.imaging.planes import from_canonical, slice_index, unslices
+from D24FADLib.imaging.volume import Volume
+from D24FADLib.inference.calibration import Calibration, calibrate, smooth, threshold_for
+from D24FADLib.inference.detection import Detection, SliceScore, SupportReport
+from D24FADLib.inference.findings import find, neighbourhood
+from D24FADLib.inference.options import DetectionOptions
+from D24FADLib.inference.record import run_record
+
+if TYPE_CHECKING:
+    from D24FADLib.inference.comparison import Comparison
+    from D24FADLib.inference.preparation import Prepared
+
+Progress = Callable[[str, int, int], None]
+
+STEPS = ("model", "align", "prepare", "compare", "calibrate", "findings")
+_STANDS_OUT = 3.0  # robust z of a support's own score among the supports
+_SCORE_SHARE = 5e-4  # of the body: the study's score is the mean of its highest positions
+
+
+def detect(
+    query: Volume,
+    supports: Sequence[Volume],
+    options: DetectionOptions | None = None,
+    *,
+    progress: Progress | None = None,
+    should_cancel: Callable[[], bool] | None = None,
+) -> Detection:
+    """Find where the query departs from the supports.
+
+    `progress(step, done, total)` is called in this thread with the STEPS. `should_cancel` is asked
+    between batches. The same input gives the same output, bit for bit, on one machine's CPU.
+    Raises InputError, ModelError, Cancelled, and MemoryError where the device is too small.
+    """
+    import torch
+
+    from D24FADLib.inference.comparison import Comparer, Evidence, compare
+    from D24FADLib.inference.devices import choose_device, default_batch
+    from D24FADLib.inference.models import load_model
+    from D24FADLib.inference.preparation import check_inputs, prepare_study
+
+    options = options or DetectionOptions()
+    tell: Progress = progress or (lambda step, done, total: None)
+    clock = _Clock()
+    check_inputs(query, supports)  # before anything slow
+    device = choose_device(options.device)
+    tell("model", 0, 1)
+    model, metadata = load_model(options.model)
+    about = metadata["d24fad"]
+    clock.lap("model")
+
+    prepared = prepare_study(
+        query, supports, options.plane, options.align, options.ct_window, tell, should_cancel
+    )
+    clock.lap("prepare")
+    comparer = Comparer(model, Evidence(**about.get("evidence", {})), device)
+    batch = options.batch or default_batch(device, 1 + len(supports))
+    compared = compare(prepared, comparer, int(about.get("input_size", 256)), batch, tell, should_cancel)
+    clock.lap("compare")
+
+    tell("calibrate", 0, 1)
+    scored = _Scored(prepared, compared)
+    threshold = options.threshold
+    if threshold is None:
+        threshold = scored.threshold(options.false_positives_per_study)
+    clock.lap("calibrate")
+    if should_cancel and should_cancel():
+        raise Cancelled("Detection was cancelled.")
+
+    tell("findings", 0, 1)
+    place = _Placement(query, prepared)
+    anomaly_map = place.volume(scored.scores, "anomaly_map")
+    findings, labels = find(anomaly_map, threshold, prepared.plane, scored.min_volume_ml)
+    shares = _all_shares(compared.weights.mean(axis=1), prepared)
+    warnings = list(prepared.warnings)
+    reports = _support_reports(supports, prepared, scored, compared)
+    warnings += [
+        f"{r.name} stands out against the other references: is it normal, and of the same protocol?"
+        for r in reports
+        if r.stands_out
+    ]
+    if scored.calibration is None:
+        warnings.append("The map is a raw residual: a meaning needs at least two references.")
+    detection = Detection(
+        query=query,
+        plane=prepared.plane,
+        anomaly_map=anomaly_map,
+        residual_map=place.volume(scored.residual, "residual_map"),
+        weights=tuple(place.per_slice(shares[:, k], f"weights_{k + 1:02d}") for k in range(len(supports))),
+        expected_normal=place.expected_normal(shares),
+        labels=labels,
+        findings=findings,
+        slices=_slice_scores(query, prepared, scored, shares),
+        supports=reports,
+        threshold=float(threshold),
+        calibrated=scored.calibration is not None,
+        score=scored.score,
+        warnings=tuple(warnings),
+        record={},
+    )
+    clock.lap("findings")
+    tell("findings", 1, 1)
+    detection.record.update(
+        run_record(
+            detection, supports, asdict(options), metadata, clock.seconds,
+            {"type": str(device), "torch": torch.__version__, "batch": batch},
+        )
+    )  # fmt: skip
+    return detection
+
+
+class _Clock:
+    """Seconds per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = round(now - self._last, 3)
+        self._last = now
+
+
+class _Scored:
+    """Residuals of the box turned into scores, all on the feature grid (n, h, w)."""
+
+    def __init__(self, prepared: Prepared, compared: Comparison) -> None:
+        box_shape = [side.stop - side.start for side in _closed(prepared)]
+        grid = compared.full.shape
+        # mm of one position along slice, row, column
+        self.pitch = (
+            prepared.spacing[0],
+            prepared.spacing[1] * box_shape[1] / grid[1],
+            prepared.spacing[2] * box_shape[2] / grid[2],
+        )
+        # One feature position is the paper's sigma of 4 pixels; across slices the same distance, one
+        # slice at most, so that thin findings in thick slices survive.
+        in_plane = (self.pitch[1] + self.pitch[2]) / 2
+        sigma = (min(in_plane / self.pitch[0], 1.0) if grid[0] > 1 else 0.0, 1.0, 1.0)
+        self.reached = compared.covered > 0
+        self.body = _on_grid(prepared.body[prepared.box], grid) & self.reached
+        self.residual = np.where(self.reached, smooth(compared.full, sigma), 0).astype(np.float32)
+        self.calibration: Calibration | None = None
+        if compared.left_out is not None and compared.reduced is not None:
+            left_out = np.stack([_smooth_known(one, sigma) for one in compared.left_out])
+            self.calibration = calibrate(left_out, self.body)
+            # With one support left, K - 1 of them may be none: there the full comparison has to do.
+            reduced = np.where(compared.covered > 1, compared.reduced, compared.full)
+            scores = self.calibration.scores(smooth(reduced, sigma))
+        else:
+            scores = self.residual
+        self.scores = np.where(self.body, scores, 0).astype(np.float32)
+        inside = np.sort(self.scores[self.body])[::-1]
+        top = max(5, round(_SCORE_SHARE * inside.size))
+        self.score = float(inside[:top].mean()) if inside.size else 0.0
+
+    @property
+    def min_volume_ml(self) -> float:
+        """One feature position and slice: what is smaller is not resolved."""
+        return float(np.prod(self.pitch)) / 1000.0
+
+    def threshold(self, false_positives: float) -> float:
+        if self.calibration is None:
+            # Without a second reference only the study itself says what is usual in it.
+            values = self.scores[self.body]
+            if not values.size:
+                return 1.0
+            middle = float(np.median(values))
+            return middle + 6.0 * 1.4826 * float(np.median(np.abs(values - middle)))
+        return threshold_for(
+            self.calibration.support_scores, false_positives, 2, neighbourhood(self.scores.shape)
+        )
+
+
+class _Placement:
+    """Takes slices and feature grids back to exactly the query's grid."""
+
+    def __init__(self, query: Volume, prepared: Prepared) -> None:
+        self.query = query
+        self.prepared = prepared
+
+    def volume(self, grid: NDArray[np.float32], name: str) -> Volume:
+        """A feature grid (n, h, w) of the box as a float32 volume, 0 outside the box."""
+        import torch
+        import torch.nn.functional as F
+
+        slices_ = np.zeros(self.prepared.query.shape[:3], np.float32)
+        part = slices_[self.prepared.box]
+        size = part.shape[1:]
+        for start in range(0, len(part), 64):  # bounded memory for large volumes
+            chunk = torch.from_numpy(np.ascontiguousarray(grid[start : start + 64]))[:, None]
+            up = F.interpolate(chunk, size, mode="bilinear", align_corners=True)[:, 0]
+            part[start : start + 64] = up.numpy()
+        return self.slices(slices_, name)
+
+    def per_slice(self, values: NDArray[np.float32], name: str) -> Volume:
+        """One value a slice."""
+        shape = self.prepared.query.shape[:3]
+        return self.slices(np.broadcast_to(values[:, None, None], shape).astype(np.float32), name)
+
+    def slices(self, array: NDArray[Any], name: str) -> Volume:
+        import SimpleITK as sitk
+
+        canonical = np.ascontiguousarray(unslices(array, self.prepared.plane))
+        image = sitk.GetImageFromArray(canonical, isVector=canonical.ndim == 4)
+        image.CopyInformation(self.prepared.canonical)
+        return Volume(from_canonical(image, self.query.image), name, self.query.info)
+
+    def expected_normal(self, shares: NDArray[np.float32]) -> Volume:
+        """The supports blended slice by slice with their weights, in the query's own intensities."""
+        blended = np.zeros_like(self.prepared.query)
+        for support, share in zip(self.prepared.supports, shares.T, strict=True):
+            blended += support * share.reshape(-1, *[1] * (support.ndim - 1))
+        if blended.ndim == 4:
+            return self.slices(np.rint(blended * 255).astype(np.uint8), "expected_normal")
+        return self.slices(self._own_intensities(blended), "expected_normal")
+
+    def _own_intensities(self, prepared: NDArray[np.float32]) -> NDArray[np.float32]:
+        from D24FADLib.imaging.planes import slices as cut
+        from D24FADLib.imaging.volume import array_view
+
+        raw = np.asarray(cut(array_view(self.prepared.canonical), self.prepared.plane))
+        step = max(1, raw.size // 500_000)
+        pairs = np.stack([self.prepared.query.reshape(-1)[::step], raw.reshape(-1)[::step]]).astype(
+            np.float64
+        )
+        # Preparation rises with the intensity: its inverse is read off the query's own voxels.
+        level, index = np.unique(np.round(pairs[0], 3), return_inverse=True)
+        means = np.bincount(index, pairs[1]) / np.bincount(index)
+        return np.interp(prepared, level, np.maximum.accumulate(means)).astype(np.float32)
+
+
+def _closed(prepared: Prepared) -> list[slice]:
+    """The box with its ends inside the volume."""
+    shape = prepared.query.shape
+    return [slice(*side.indices(shape[axis])[:2]) for axis, side in enumerate(prepared.box)]
+
+
+def _on_grid(mask: NDArray[np.bool_], grid: tuple[int, ...]) -> NDArray[np.bool_]:
+    rows = np.linspace(0, mask.shape[1] - 1, grid[1]).round().astype(int)
+    cols = np.linspace(0, mask.shape[2] - 1, grid[2]).round().astype(int)
+    return np.asarray(mask[:, rows][:, :, cols])
+
+
+def _smooth_known(residual: NDArray[np.float32], sigma: tuple[float, float, float]) -> NDArray[np.float32]:
+    """Smoothing that leaves out NaN, and keeps it where nothing is known."""
+    known = ~np.isnan(residual)
+    if known.all():
+        return smooth(residual, sigma)
+    share = smooth(known.astype(np.float32), sigma)
+    smoothed = smooth(np.where(known, residual, 0).astype(np.float32), sigma) / np.maximum(share, 1e-6)
+    return np.where(known, smoothed, np.nan).astype(np.float32)
+
+
+def _all_shares(weights: NDArray[np.float32], prepared: Prepared) -> NDArray[np.float32]:
+    """(all slices, K): the weights of the compared slices; their mean where nothing was compared."""
+    count = prepared.query.shape[0]
+    shares = np.tile(weights.mean(axis=0), (count, 1)).astype(np.float32)
+    shares[prepared.box[0]] = weights
+    return shares
+
+
+def _slice_scores(
+    query: Volume, prepared: Prepared, scored: _Scored, shares: NDArray[np.float32]
+) -> tuple[SliceScore, ...]:
+    first = _closed(prepared)[0].start
+    rows = []
+    for canonical in range(prepared.query.shape[0]):
+        peak = mean = 0.0
+        if first <= canonical < first + len(scored.scores):
+            values = scored.scores[canonical - first][scored.body[canonical - first]]
+            if values.size:
+                peak, mean = float(values.max()), float(values.mean())
+        index = slice_index(query, prepared.plane, canonical)
+        rows.append(SliceScore(index, peak, mean, tuple(float(w) for w in shares[canonical])))
+    return tuple(sorted(rows, key=lambda row: row.index))
+
+
+def _support_reports(
+    supports: Sequence[Volume], prepared: Prepared, scored: _Scored, compared: Comparison
+) -> tuple[SupportReport, ...]:
+    weights = compared.weights.mean(axis=(0, 1))
+    own: list[float] | None = None
+    if scored.calibration is not None and len(supports) > 2:
+        own = [float(maps[scored.body].mean()) for maps in scored.calibration.support_scores]
+    reports = []
+    for k, (support, moved) in enumerate(zip(supports, prepared.aligned, strict=True)):
+        stands_out = False
+        if own is not None:
+            others = np.delete(own, k)
+            # With few others their spread is uncertain: 0.25 is a floor seen between normal subjects.
+            stands_out = own[k] - others.mean() > _STANDS_OUT * max(float(others.std(ddof=1)), 0.25)
+        reports.append(
+            SupportReport(
+                support.name, moved.similarity, moved.overlap, float(weights[k]),
+                None if own is None else own[k], stands_out, moved.note,
+            )
+        )  # fmt: skip
+    return tuple(reports)

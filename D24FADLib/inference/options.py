@@ -1,0 +1,31 @@
+"""The defaults of a detection, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from D24FADLib.imaging.alignment import Alignment
+from D24FADLib.imaging.planes import Plane
+
+DEFAULT_MODEL = "d24fad-lite0"
+
+
+@dataclass(frozen=True)
+class DetectionOptions:
+    """What can be asked of `detect`.
+
+    plane, align: None chooses by the study (acquisition plane; affine for volumes, none for pictures).
+    model: an embedded model's name or a bundle folder. device: auto, cpu, cuda or mps.
+    threshold: on the map; None derives it from `false_positives_per_study`, the number of false findings
+    that a normal study may have on average, as judged by the references themselves.
+    batch: slices (of the query and each support) compared at a time; None fits it to the device.
+    """
+
+    plane: Plane | None = None
+    align: Alignment | None = None
+    model: str = DEFAULT_MODEL
+    device: str = "auto"
+    threshold: float | None = None
+    false_positives_per_study: float = 1.0
+    ct_window: str = "auto"
+    batch: int | None = None

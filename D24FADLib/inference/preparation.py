@@ -1,0 +1,164 @@
+"""From volumes to comparable slices: aligned, intensities matched, cut in the plane, cropped to the body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from D24FADLib.errors import InputError
+from D24FADLib.imaging.alignment import AlignedSupport, Alignment, align_all
+from D24FADLib.imaging.intensity import (
+    choose_ct_window,
+    foreground_mask,
+    guess_modality,
+    match_histogram,
+    prepare,
+)
+from D24FADLib.imaging.planes import (
+    Plane,
+    default_plane,
+    in_plane_spacing,
+    slice_spacing,
+    slices,
+    to_canonical,
+)
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+    from D24FADLib.imaging.volume import Volume
+
+Box = tuple[slice, slice, slice]
+_MARGIN_MM = 6.0
+_MATCHED_EXCEPT = ("CT",)  # Hounsfield units need no matching
+MIN_SIMILARITY = 0.12  # of aligned volumes; below, a support shows something else or lies elsewhere
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Query and supports as slices of one plane, in [0, 1], on the query's canonical grid.
+
+    query: (n, rows, cols[, 3]); supports: K of the same shape; body, and covered[k] (where support k
+    reaches): (n, rows, cols) bool; box: the part worth comparing. canonical is the query's image.
+    spacing: mm (slice, row, col).
+    """
+
+    canonical: sitk.Image
+    plane: Plane
+    modality: str
+    query: NDArray[np.float32]
+    supports: tuple[NDArray[np.float32], ...]
+    body: NDArray[np.bool_]
+    covered: tuple[NDArray[np.bool_], ...]
+    aligned: tuple[AlignedSupport, ...]
+    box: Box
+    spacing: tuple[float, float, float]
+    warnings: tuple[str, ...]
+
+
+def check_inputs(query: Volume, supports: Sequence[Volume]) -> list[str]:
+    """What does not fit, in words. Raises InputError where it cannot be compared at all."""
+    if not supports:
+        raise InputError("no normal reference was given; choose 2 to 8 normal studies of the same protocol")
+    warnings = []
+    if len(supports) == 1:
+        warnings.append("One reference only: nothing tells how much normal studies differ. Use 2 to 8.")
+    query_modality, query_hash = guess_modality(query), query.content_hash()
+    for support in supports:
+        if support.is_color != query.is_color:
+            kinds = ("a colour picture", "not in colour")
+            raise InputError(
+                f"{support.name}: is {kinds[not support.is_color]}, the study {query.name} is "
+                f"{kinds[not query.is_color]}. Choose references of the study's own kind."
+            )
+        if query.is_single_image != support.is_single_image and not query.is_single_image:
+            raise InputError(
+                f"{support.name}: is a single image, the study {query.name} is a volume. Choose volumes."
+            )
+        if support.content_hash() == query_hash:
+            warnings.append(f"{support.name} is the study itself: it hides whatever is abnormal in it.")
+        modality = guess_modality(support)
+        if modality and query_modality and modality != query_modality:
+            warnings.append(
+                f"{support.name} is {modality}, the study is {query_modality}: expect differences everywhere."
+            )
+    return warnings
+
+
+def prepare_study(
+    query: Volume,
+    supports: Sequence[Volume],
+    plane: Plane | None,
+    align: Alignment | None,
+    ct_window: str = "auto",
+    progress: Callable[[str, int, int], None] | None = None,
+    should_cancel: Callable[[], bool] | None = None,
+) -> Prepared:
+    """Align the supports, match their intensities and cut everything into slices of the plane.
+
+    `progress(step, done, total)`. Raises InputError (see `check_inputs`) and Cancelled.
+    """
+    warnings = check_inputs(query, supports)
+    canonical = to_canonical(query.image)
+    modality = guess_modality(query)
+    mask = foreground_mask(canonical, modality)
+    window = ct_window
+    if modality == "CT" and window == "auto":
+        window = choose_ct_window(canonical, mask, query.info.body_part)
+    ready = prepare(canonical, modality, mask, window)
+    method = align or (Alignment.NONE if query.is_single_image else Alignment.AFFINE)
+    aligned = align_all(
+        supports,
+        query,
+        method,
+        progress=(lambda done, total: progress("align", done, total)) if progress else None,
+        should_cancel=should_cancel,
+    )
+    plane = plane or default_plane(query)
+    arrays, covered = [], []
+    for index, (support, moved) in enumerate(zip(supports, aligned, strict=True)):
+        if progress:
+            progress("prepare", index, len(supports))
+        if moved.note:
+            warnings.append(f"{support.name}: {moved.note}.")
+        elif moved.similarity < MIN_SIMILARITY and not query.is_single_image:
+            warnings.append(
+                f"{support.name} does not look like the study after alignment (similarity "
+                f"{moved.similarity:.2f}); is it the same anatomy and sequence?"
+            )
+        arrays.append(slices(_matched(moved, ready, mask, guess_modality(support), window), plane))
+        covered.append(slices(moved.inside, plane))
+    body = slices(mask, plane)
+    row, col = in_plane_spacing(canonical, plane)
+    spacing = (slice_spacing(canonical, plane), row, col)
+    return Prepared(
+        canonical, plane, modality, slices(ready, plane), tuple(arrays), body, tuple(covered), tuple(aligned),
+        _body_box(body, spacing), spacing, tuple(warnings),
+    )  # fmt: skip
+
+
+def _matched(
+    moved: AlignedSupport, query: NDArray[np.float32], mask: NDArray[np.bool_], modality: str, window: str
+) -> NDArray[np.float32]:
+    """A support's prepared voxels with its tissue brought to the query's intensities."""
+    own_mask = foreground_mask(moved.image, modality) & moved.inside
+    if modality == "CT":
+        return prepare(moved.image, modality, own_mask, window)
+    ready = prepare(moved.image, modality, own_mask)
+    if modality in _MATCHED_EXCEPT or ready.ndim == 4:
+        return ready
+    return match_histogram(ready, own_mask, query, mask & moved.inside)
+
+
+def _body_box(body: NDArray[np.bool_], spacing: tuple[float, float, float]) -> Box:
+    """The body's bounding box with a small margin; everything where there is no air."""
+    sides: list[Any] = []
+    for axis in range(3):
+        hit = np.flatnonzero(body.any(axis=tuple(a for a in range(3) if a != axis)))
+        margin = 0 if axis == 0 else round(_MARGIN_MM / spacing[axis])
+        sides.append(slice(max(0, int(hit[0]) - margin), int(hit[-1]) + 1 + margin))
+    return (sides[0], sides[1], sides[2])
