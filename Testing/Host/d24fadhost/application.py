@@ -31,6 +31,7 @@ class Host:
         import slicer
 
         slicer.mrmlScene.Clear(False)
+        slicer.app.renewLayout()
         self.messages.clear()
         self.answers.clear()
 
@@ -185,6 +186,23 @@ class Application:
         if self._layout is None:
             self._layout = LayoutManager()
         return self._layout
+
+    def renewLayout(self) -> None:
+        """A scene that was read brings slice nodes of its own; Slicer's layout manager takes to those."""
+        import slicer
+
+        scene = slicer.mrmlScene
+        if self._layout is None:
+            return
+        nodes = [logic.GetSliceNode() for logic in self._layout._byName.values()]
+        if all(node is not None and node.GetScene() is scene for node in nodes) and (
+            scene.GetNumberOfNodesByClass("vtkMRMLSliceNode") == len(nodes)
+        ):
+            return
+        for name in ("vtkMRMLSliceCompositeNode", "vtkMRMLSliceDisplayNode", "vtkMRMLSliceNode"):
+            for node in slicer.util.getNodesByClass(name):
+                scene.RemoveNode(node)
+        self._layout = LayoutManager()
 
     def applicationLogic(self) -> Any:
         return self.layoutManager()._application
