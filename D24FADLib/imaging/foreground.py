@@ -96,6 +96,8 @@ def _brighter_than_air(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     low, high = np.percentile(values, (0.5, 98))
     if high <= low:
         low, high = values.min(), values.max()
+    if high <= low:
+        return everything
     scaled = np.clip((values - low) / (high - low), 0, 1)
     threshold = _otsu(scaled)
     air, tissue = np.median(scaled[scaled <= threshold]), np.median(scaled[scaled > threshold])

@@ -152,9 +152,10 @@ def match_histogram(
     slope = (target[-1] - target[0]) / (source[-1] - source[0])
     bottoms = [_background(moving, moving_mask), _background(fixed, fixed_mask)]
     source, target = _increasing(source, target)
-    if bottoms[0] < source[0] - 1e-3:
-        source = np.concatenate([[bottoms[0]], source])
-        target = np.concatenate([[min(bottoms[1], target[0])], target])
+    # Background goes to background, also where the darkest tissue of the support is as dark.
+    above = source > bottoms[0] + 1e-3
+    source = np.concatenate([[bottoms[0]], source[above]])
+    target = np.concatenate([[min(bottoms[1], target[above].min(initial=1.0))], target[above]])
     # Beyond the last landmark the overall contrast ratio goes on, whatever the tail holds.
     source = np.append(source, source[-1] + 2.0)
     target = np.append(target, target[-1] + 2.0 * slope)

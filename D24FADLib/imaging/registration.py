@@ -175,7 +175,10 @@ def register_even(
         result_score = _score(fixed, moving, result, _MIDDLE)
         if result_score > best_score:
             best, best_score = result, result_score
-    return best
+    if scaled:
+        return best  # the affine stage refines it
+    check()
+    return _optimize(fixed, moving, best, _FINE, iterations=20, first_mm=0.5)
 
 
 def _places(fixed: Pyramid, moving: Pyramid, scaled: bool, check: Callable[[], None]) -> list[sitk.Transform]:
