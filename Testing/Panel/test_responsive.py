@@ -69,7 +69,6 @@ def longestBlock(panel, host):
     timer.stop()
     assert "candidate" in panel.ui.countLabel.text, panel.ui.runMessage.text
     worst = sorted(gaps)[-5:]
-    print(
-        f"longest blocks of the GUI thread, ms: {[round(value) for value in worst]}, computing {max(busy):.0f}"
-    )
+    said = [round(value) for value in worst]
+    print(f"longest blocks of the GUI thread, ms: {said}, computing {max(busy):.0f}")
     return worst[-1], max(busy)
