@@ -1,0 +1,293 @@
+"""Everything the panel does, without a widget: the methods that D24FADLogic offers."""
+
+import slicer
+from slicer.i18n import tr as _
+
+from D24FADLib.errors import D24FADError
+
+from . import dependencies, exports, geometry, referencesets, results, settings, views
+from .references import ReferenceList, dicomSelection, filesIn, loadSeries, requireVolume
+from .run import Run, check
+
+
+class DetectionApi:
+    """Needs `getParameterNode()`. One run at a time."""
+
+    workerArguments = None  # tests put another worker in the detector's place
+    tempFolder = None
+    referenceSetFolder = None
+
+    def __init__(self):
+        self._run = None
+        self._results = None
+        self._resultsOf = None
+        self._seconds = 0.0
+
+    # Study
+
+    def setQuery(self, volumeNode):
+        parameters = self.getParameterNode()
+        nodeId = volumeNode.GetID() if volumeNode is not None else None
+        if parameters.GetNodeReferenceID(settings.QUERY) != nodeId:
+            parameters.SetNodeReferenceID(settings.QUERY, nodeId)
+
+    def query(self):
+        return self.getParameterNode().GetNodeReference(settings.QUERY)
+
+    def setOption(self, name, value):
+        """One of `settings.DEFAULTS`, such as "Plane", "Device" or "Align"."""
+        return settings.put(self.getParameterNode(), name, value)
+
+    # References
+
+    def references(self):
+        return ReferenceList(self.getParameterNode()).rows()
+
+    def _row(self, key):
+        return next(row for row in self.references() if row.key == key)
+
+    def possibleReferences(self):
+        """The loaded volumes that could be added now."""
+        rows = ReferenceList(self.getParameterNode())
+        taken = {self.query(), *(rows.nodeOf(row) for row in rows.rows())}
+        made = {id(node) for node in [*self.results().weightNodes()]}
+        found = []
+        for index in range(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
+            node = slicer.mrmlScene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode")
+            own = node.GetAttribute("D24FAD.Role") or id(node) in made
+            if node not in taken and not own and not node.GetHideFromEditors():
+                try:
+                    requireVolume(node, "")
+                except D24FADError:
+                    continue
+                found.append(node)
+        return found
+
+    def addReferenceNode(self, volumeNode):
+        return ReferenceList(self.getParameterNode()).addNode(volumeNode)
+
+    def addReferencePath(self, path):
+        return ReferenceList(self.getParameterNode()).addPath(path)
+
+    def addReferenceFolder(self, folder):
+        """Every image file of a folder, or the DICOM series in it; sentences about those that do not do."""
+        return self._addEach(self.addReferencePath, filesIn(folder))
+
+    def addReferencesFromDicomSelection(self):
+        """The series selected in the DICOM browser; sentences about those that do not do."""
+        selected = dicomSelection()
+        if not selected:
+            return [_("Select series in the DICOM browser first (DICOM module), then come back here.")]
+        nodes, problems = [], []
+        for uid in selected:
+            loaded = loadSeries(uid)
+            nodes += loaded
+            if not loaded:
+                problems.append(_("A selected series holds no volume that can be compared."))
+        return problems + self._addEach(self.addReferenceNode, nodes)
+
+    def _addEach(self, add, things):
+        problems = []
+        for thing in things:
+            try:
+                add(thing)
+            except D24FADError as error:
+                problems.append(str(error))
+        return problems
+
+    def removeReferences(self, keys):
+        ReferenceList(self.getParameterNode()).remove(keys)
+
+    def setReferenceUsed(self, key, use):
+        ReferenceList(self.getParameterNode()).setUsed(key, use)
+
+    def referenceSource(self, key):
+        return ReferenceList(self.getParameterNode()).sourceOf(self._row(key))
+
+    def referenceProblems(self, key):
+        return ReferenceList(self.getParameterNode()).problems(self._row(key), self.query())
+
+    def referenceSets(self):
+        return referencesets.names(self.referenceSetFolder)
+
+    def saveReferenceSet(self, name):
+        return referencesets.save(ReferenceList(self.getParameterNode()), name, self.referenceSetFolder)
+
+    def loadReferenceSet(self, name):
+        return referencesets.load(ReferenceList(self.getParameterNode()), name, self.referenceSetFolder)
+
+    # Detection
+
+    def missingPackages(self):
+        return dependencies.missing()
+
+    def installPackages(self, packages, wheelFolder=""):
+        dependencies.install(packages, wheelFolder)
+
+    def whyNotReady(self):
+        """A sentence on what is missing for a run, "" where nothing is."""
+        try:
+            check(self.getParameterNode())
+        except D24FADError as error:
+            return str(error)
+        return ""
+
+    def isRunning(self):
+        return self._run is not None and self._run.active
+
+    def currentRun(self):
+        return self._run
+
+    def lastRunSeconds(self):
+        return self._run.seconds if self._run is not None else 0.0
+
+    def startDetection(self, callbacks):
+        """Start a run; `callbacks` is told as `run.Run` says. A second call while one runs does nothing."""
+        if self.isRunning():
+            return self._run
+        parameters = self.getParameterNode()
+        keep = settings.get(parameters, "KeepPrevious") == "true"
+        told = _ShowWhenDone(self, callbacks)
+        started = Run(
+            parameters, settings.options(parameters), told, keep, self.workerArguments, self.tempFolder
+        )
+        started.start()
+        self._run = started
+        return started
+
+    def cancelDetection(self):
+        if self._run is not None:
+            self._run.cancel()
+
+    def abandonDetection(self):
+        if self._run is not None:
+            self._run.abandon()
+
+    def detect(self, callbacks=None):
+        """Run to the end, for scripts: returns the results, raises RuntimeError where there are none."""
+        outcome = _Waiting(callbacks)
+        self.startDetection(outcome)
+        while self.isRunning():
+            slicer.app.processEvents()
+        if outcome.problem is not None:
+            raise RuntimeError(outcome.problem)
+        return self.results()
+
+    # Findings
+
+    def results(self):
+        parameters = self.getParameterNode()
+        if self._results is None or self._resultsOf is not parameters:
+            self._results, self._resultsOf = results.Results(parameters), parameters
+        return self._results
+
+    def setResults(self, found):
+        self._results, self._resultsOf = found, self.getParameterNode()
+
+    def setThreshold(self, value):
+        return self.results().setThreshold(value)
+
+    def showLayer(self, which="map"):
+        """ "map", "expected", "none", or the number of a reference, from 0, whose weight to show."""
+        found = self.results()
+        node = {"map": found.node(results.MAP), "expected": found.node(results.EXPECTED)}.get(which)
+        if isinstance(which, int):
+            weights = found.weightNodes()
+            node = weights[which] if which < len(weights) else None
+        opacity = float(settings.get(self.getParameterNode(), "Opacity"))
+        views.showLayers(found.query, node, opacity)
+
+    def setOpacity(self, value):
+        self.setOption("Opacity", f"{value:.3f}")
+        views.setOpacity(value)
+
+    def showResults(self):
+        """Study and map in all slice views, at the strongest finding; oblique studies in their own planes."""
+        found = self.results()
+        if not found.exist:
+            return
+        self.showLayer("map")
+        if geometry.isOblique(geometry.ijkToWorld(found.query)):
+            views.alignTo(found.query)
+        slicer.util.setSliceViewerLayers(fit=True)
+        if found.findings:
+            views.jumpTo(found.findings[0].peakPlace)
+
+    def showFinding(self, rank):
+        """Move all slice views to a finding and select its segment."""
+        found = self.results()
+        finding = next((finding for finding in found.findings if finding.rank == rank), None)
+        if finding is None:
+            return
+        views.jumpTo(finding.peakPlace)
+        node = found.node(results.SEGMENTATION)
+        display = node.GetDisplayNode() if node is not None else None
+        if display is not None:
+            for other in found.findings:
+                chosen = other.rank == rank
+                display.SetSegmentOpacity2DFill(other.segmentId, 1.0 if chosen else 0.0)
+            display.SetOpacity2DFill(0.35)
+            self.getParameterNode().SetParameter("SelectedSegment", finding.segmentId)
+
+    def jumpToSlice(self, number):
+        """Move the slice views to a slice of the study."""
+        found = self.results()
+        if found.exist:
+            world = geometry.ijkToWorld(found.query)
+            dimensions = found.query.GetImageData().GetDimensions()
+            views.jumpTo(geometry.sliceCenter(world, dimensions, found.sliceAxis(), number))
+
+    def currentSlice(self):
+        """The study's slice that a view shows now, along the plane of the run; None where none does."""
+        found = self.results()
+        return views.currentSlice(found.query, found.sliceAxis()) if found.exist else None
+
+    # Export
+
+    def exportSegmentation(self, path):
+        return exports.exportSegmentation(self.results(), path)
+
+    def exportDicomSegmentation(self, folder):
+        return exports.exportDicomSegmentation(self.results(), folder)
+
+    def exportFindings(self, path):
+        return exports.exportFindings(self.results(), path)
+
+    def exportMap(self, path):
+        return exports.exportMap(self.results(), path)
+
+
+class _ShowWhenDone:
+    """Passes a run's reports on, and shows its results when it has ended well."""
+
+    def __init__(self, logic, callbacks):
+        self._logic, self._callbacks = logic, callbacks
+
+    def onResults(self, found):
+        self._logic.setResults(found)
+        self._callbacks.onResults(found)
+
+    def onShow(self):
+        self._logic.showResults()
+
+    def __getattr__(self, name):
+        return getattr(self._callbacks, name)
+
+
+class _Waiting:
+    """The callbacks of a run that a script waits for."""
+
+    def __init__(self, callbacks):
+        self._callbacks = callbacks
+        self.problem = None
+
+    def onFailed(self, problem):
+        self.problem = problem.text
+
+    def onCancelled(self):
+        self.problem = _("The run was cancelled.")
+
+    def __getattr__(self, name):
+        if self._callbacks is not None:
+            return getattr(self._callbacks, name)
+        return lambda *_arguments: None

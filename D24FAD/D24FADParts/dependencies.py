@@ -1,0 +1,109 @@
+"""What the detector needs in Slicer's Python, and its installation after asking."""
+
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import tempfile
+from dataclasses import dataclass
+
+import slicer
+from slicer.i18n import tr as _
+
+# Slicer's own; whatever pip may think, they stay as they are.
+KEPT = ("numpy", "SimpleITK", "pydicom", "vtk", "scipy")
+
+
+@dataclass(frozen=True)
+class Package:
+    name: str
+    module: str
+    requirement: str
+    megabytes: int
+
+
+REQUIRED = (
+    Package("torch", "torch", "torch>=2.1", 220),
+    Package("safetensors", "safetensors", "safetensors>=0.4", 1),
+    Package("scipy", "scipy", "scipy>=1.10", 36),
+    Package("pydicom", "pydicom", "pydicom>=2.4", 3),
+    Package("tqdm", "tqdm", "tqdm>=4.65", 1),
+)
+
+
+def missing(required=REQUIRED):
+    importlib.invalidate_caches()
+    return [package for package in required if importlib.util.find_spec(package.module) is None]
+
+
+def question(packages):
+    """What to ask before anything is downloaded."""
+    lines = "\n".join(_("{name}, about {size} MB").format(name=p.name, size=p.megabytes) for p in packages)
+    text = _(
+        "The detector needs Python packages that Slicer does not have yet:\n\n{packages}\n\n"
+        "Install them into Slicer's Python now? With an NVIDIA GPU, torch may take several GB. "
+        "Slicer's own numpy and SimpleITK are not touched. Without internet, put the wheels into a folder "
+        "and set it under Advanced."
+    )
+    return text.format(packages=lines)
+
+
+def install(packages, wheelFolder=""):
+    """Install the packages, from a folder of wheels where one is given. On the main thread only: pip in
+    another one crashes Slicer. Raises RuntimeError with what to do where it fails."""
+    rest = list(packages)
+    try:
+        if not wheelFolder:
+            rest = [package for package in rest if package.name != "torch" or not _torchThroughExtension()]
+        if rest:
+            _pip([package.requirement for package in rest], wheelFolder)
+    except Exception as error:
+        logging.error("D24FAD: installing packages failed with %s", type(error).__name__)
+        text = _("The packages could not be installed. See the documentation on installing without internet.")
+        raise RuntimeError(text) from error
+    left = missing(packages)
+    if left:
+        names = ", ".join(package.name for package in left)
+        raise RuntimeError(
+            _("{names} still cannot be found. Restart Slicer and try again.").format(names=names)
+        )
+
+
+def _torchThroughExtension():
+    """Whether the PyTorch extension is there and has installed torch; it knows the computer's GPU."""
+    try:
+        import PyTorchUtils
+    except ImportError:
+        return False
+    torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(
+        askConfirmation=False, torchVersionRequirement=">=2.1"
+    )
+    return torch is not None
+
+
+def pipArguments(requirements, constraints, wheelFolder=""):
+    arguments = [*requirements, "--constraint", constraints]
+    if wheelFolder:
+        arguments += ["--no-index", "--find-links", wheelFolder]
+    return arguments
+
+
+def _pip(requirements, wheelFolder):
+    handle, path = tempfile.mkstemp(prefix="d24fad-constraints-", suffix=".txt")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write("\n".join(keptVersions()))
+        slicer.util.pip_install(pipArguments(requirements, path, wheelFolder))
+    finally:
+        os.remove(path)
+
+
+def keptVersions():
+    """`name==version` of Slicer's own packages, as a constraint for pip."""
+    pinned = []
+    for name in KEPT:
+        try:
+            pinned.append(f"{name}=={importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return pinned

@@ -1,0 +1,65 @@
+"""What went wrong, and the way out, in a sentence or two for the reader."""
+
+from dataclasses import dataclass
+
+from slicer.i18n import tr as _
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`details` is what the worker said last: for a report to the developers, never for the log."""
+
+    kind: str
+    text: str
+    details: str = ""
+
+
+def failure(kind, text, details=""):
+    """A failure that the worker reported itself."""
+    if kind == "memory":
+        return Problem(kind, f"{text or _('Memory ran out.')} {_wayOutOfMemory()}", details)
+    if kind == "dependency":
+        return Problem(kind, _("{text} Press Find anomalies again to install it.").format(text=text), details)
+    if kind in ("input", "model", "output"):
+        return Problem(kind, text or _("The detector could not use its input."), details)
+    text = text or _("The detector failed.")
+    return Problem("internal", _("{text} Nothing was changed in the scene.").format(text=text), details)
+
+
+def ended(exitCode, crashed, details=""):
+    """The worker ended without a result and without saying why."""
+    if "could not be started" in details:
+        text = _(
+            "The detector could not be started. Restart Slicer; if that does not help, reinstall D24FAD."
+        )
+        return Problem("start", text, details)
+    if crashed or exitCode in (137, -9, 139, -11, 134, -6):
+        said = _("The detector ended unexpectedly, most often because memory ran out.")
+        return Problem("crash", f"{said} {_wayOutOfMemory()}", details)
+    text = _("The detector ended without a result (code {code}). Details tell more; nothing was changed.")
+    return Problem("nonsense", text.format(code=exitCode), details)
+
+
+def silent(minutes, details=""):
+    """The worker lived but gave no sign of life for so long that it was ended."""
+    said = _("The detector gave no sign of life for {minutes} minutes and was ended.").format(minutes=minutes)
+    return Problem("silent", f"{said} {_wayOutOfMemory()}", details)
+
+
+def unreadable(reason):
+    """The worker said it was done, but its files are not what they should be."""
+    text = _(
+        "The detector's results cannot be read ({reason}). Nothing was changed in the scene; run it again."
+    )
+    return Problem("output", text.format(reason=reason))
+
+
+def gone(what):
+    """A volume was deleted, or the scene closed, while the run needed it."""
+    return Problem(
+        "gone", _("{what} while the detector was running, so the run was ended.").format(what=what)
+    )
+
+
+def _wayOutOfMemory():
+    return _("Try a smaller batch, or the CPU as device (Advanced).")

@@ -1,0 +1,216 @@
+"""Step 4: threshold, layers, findings, slice scores, export."""
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from D24FADLib.errors import D24FADError
+
+from .. import exports, results, settings, tables
+from . import dialogs, messages
+from .scoreplot import ScorePlot
+
+_SETTLE_MS = 15  # several moves of the slider within this time are followed once
+
+
+class FindingsStep:
+    def __init__(self, ui, logic):
+        self._ui, self._logic = ui, logic
+        self._updating = False
+        self._shownMap = None
+        self._observed = []
+        self._plot = ScorePlot(self._logic.jumpToSlice)
+        ui.plotFrame.layout().addWidget(self._plot)
+        messages.soften(ui.researchLabel)
+        self._prepareTable()
+        self._settle = qt.QTimer()
+        self._settle.setSingleShot(True)
+        self._settle.setInterval(_SETTLE_MS)
+        self._settle.connect("timeout()", self._applyThreshold)
+        ui.thresholdSlider.connect("valueChanged(double)", self._onThreshold)
+        ui.opacitySlider.connect("valueChanged(double)", self._onOpacity)
+        ui.layerSelector.connect("currentIndexChanged(int)", self._onLayer)
+        ui.findingsTable.connect("itemSelectionChanged()", self._onFinding)
+        ui.findingsTable.connect("cellClicked(int,int)", lambda _row, _column: self._onFinding())
+        ui.exportSegmentationButton.connect("clicked(bool)", self._exportSegmentation)
+        ui.exportFindingsButton.connect("clicked(bool)", self._exportFindings)
+        ui.exportMapButton.connect("clicked(bool)", self._exportMap)
+
+    def _prepareTable(self):
+        table = self._ui.findingsTable
+        table.setColumnCount(5)
+        table.setHorizontalHeaderLabels(["#", _("Peak"), _("Volume"), _("Slice"), _("Centre (R, A, S mm)")])
+        table.verticalHeader().setVisible(False)
+        table.verticalHeader().setDefaultSectionSize(24)
+        header = table.horizontalHeader()
+        header.setHighlightSections(False)
+        header.setMinimumSectionSize(30)
+        for column in range(5):
+            stretch = column == 4
+            header.setSectionResizeMode(
+                column, qt.QHeaderView.Stretch if stretch else qt.QHeaderView.ResizeToContents
+            )
+
+    # Showing
+
+    def refresh(self):
+        found = self._logic.results()
+        exist = found.exist
+        self._ui.resultsWidget.setEnabled(exist)
+        self._ui.resultsWidget.setVisible(exist)
+        self._observeSlices(exist)
+        if not exist:
+            self._shownMap = None
+            self._ui.countLabel.setText(_("Run Find anomalies to see findings here."))
+            return
+        if self._shownMap != found.node(results.MAP).GetID():
+            self._shownMap = found.node(results.MAP).GetID()
+            messages.show(self._ui.findingsMessage, "")
+            self._showControls(found)
+        self._showFindings(found)
+
+    def _showControls(self, found):
+        self._updating = True
+        found.restore()
+        lowest, highest = found.thresholdRange()
+        value = found.threshold
+        slider = self._ui.thresholdSlider
+        slider.minimum, slider.maximum = min(lowest, value), max(highest, value)
+        slider.singleStep = max((highest - lowest) / 200, 1e-4)
+        slider.decimals = 2 if highest > 1 else 4
+        slider.value = value
+        selector = self._ui.layerSelector
+        selector.clear()
+        selector.addItem(_("Anomaly map"), "map")
+        for number, node in enumerate(found.weightNodes()):
+            selector.addItem(node.GetName().partition(found.query.GetName())[2].strip().capitalize(), number)
+        if found.node(results.EXPECTED) is not None:
+            selector.addItem(_("Expected normal"), "expected")
+        selector.addItem(_("None"), "none")
+        selector.setCurrentIndex(0)
+        self._ui.opacitySlider.value = float(settings.get(self._logic.getParameterNode(), "Opacity"))
+        scores = found.node(results.SCORES)
+        if scores is not None:
+            self._plot.setScores(tables.columnValues(scores, "Peak"), tables.columnValues(scores, "Mean"))
+        self._updating = False
+
+    def _showFindings(self, found):
+        unit = f" {found.unit}" if found.unit else ""
+        many = len(found.findings)
+        if found.count == 0:
+            text = _("No candidate above {value}{unit}.")
+        elif found.count == 1:
+            text = _("1 candidate above {value}{unit}.")
+        else:
+            text = _("{count} candidates above {value}{unit}.")
+        text = text.format(count=found.count, value=f"{found.threshold:.2f}", unit=unit)
+        if many < found.count:
+            text += " " + _("The {many} strongest are listed.").format(many=many)
+        self._ui.countLabel.setText(text)
+        font = self._ui.countLabel.font
+        font.setBold(True)
+        self._ui.countLabel.setFont(font)
+        self._plot.setThreshold(found.threshold)
+        self._updating = True
+        table = self._ui.findingsTable
+        table.setRowCount(many)
+        for row, finding in enumerate(found.findings):
+            place = ", ".join(f"{value:.0f}" for value in finding.place)
+            volume = f"{finding.volumeMl:.2f} ml" if finding.volumeMl < 10 else f"{finding.volumeMl:.0f} ml"
+            texts = [str(finding.rank), f"{finding.peak:.2f}", volume, str(finding.slice), place]
+            for column, text in enumerate(texts):
+                item = table.item(row, column)
+                if item is None:
+                    item = qt.QTableWidgetItem()
+                    item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+                    table.setItem(row, column, item)
+                if item.text() != text:
+                    item.setText(text)
+        table.clearSelection()
+        self._updating = False
+
+    # Slices
+
+    def _observeSlices(self, wanted):
+        if bool(self._observed) == wanted:
+            if wanted:
+                self._markSlice()
+            return
+        self.stopObserving()
+        if wanted:
+            for index in range(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
+                node = slicer.mrmlScene.GetNthNodeByClass(index, "vtkMRMLSliceNode")
+                tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._markSlice)
+                self._observed.append((node, tag))
+            self._markSlice()
+
+    def stopObserving(self):
+        for node, tag in self._observed:
+            node.RemoveObserver(tag)
+        self._observed = []
+
+    def _markSlice(self, _caller=None, _event=None):
+        self._plot.setCurrent(self._logic.currentSlice())
+
+    # Changing
+
+    def _onThreshold(self, _value):
+        if not self._updating and not self._settle.isActive():
+            self._settle.start()
+
+    def _applyThreshold(self):
+        found = self._logic.results()
+        if found.exist:
+            self._logic.setThreshold(self._ui.thresholdSlider.value)
+            self._showFindings(found)
+
+    def _onOpacity(self, value):
+        if not self._updating:
+            self._logic.setOpacity(value)
+
+    def _onLayer(self, _index):
+        if not self._updating:
+            self._logic.showLayer(self._ui.layerSelector.currentData)
+
+    def _onFinding(self):
+        if self._updating:
+            return
+        rows = self._ui.findingsTable.selectionModel().selectedRows()
+        if rows:
+            self._logic.showFinding(rows[0].row() + 1)
+
+    # Export
+
+    def _attempt(self, action):
+        try:
+            path = action()
+        except D24FADError as error:
+            messages.show(self._ui.findingsMessage, str(error), "error")
+            return
+        if path:
+            messages.show(self._ui.findingsMessage, _("Written to {path}").format(path=path))
+
+    def _exportSegmentation(self, _on=False):
+        button = self._ui.exportSegmentationButton
+        if exports.canExportDicom(self._logic.results()):
+            folder = dialogs.openFolder(button, _("Folder for the DICOM segmentation"))
+            if folder:
+                self._attempt(lambda: self._logic.exportDicomSegmentation(folder))
+            return
+        name = dialogs.nameFor("candidates", ".seg.nrrd")
+        path = dialogs.savePath(button, _("Export segmentation"), name, exports.SEGMENTATION_FILTERS)
+        if path:
+            self._attempt(lambda: self._logic.exportSegmentation(path))
+
+    def _exportFindings(self, _on=False):
+        button, name = self._ui.exportFindingsButton, dialogs.nameFor("findings", ".csv")
+        path = dialogs.savePath(button, _("Export findings"), name, "CSV (*.csv)")
+        if path:
+            self._attempt(lambda: self._logic.exportFindings(path))
+
+    def _exportMap(self, _on=False):
+        button, name = self._ui.exportMapButton, dialogs.nameFor("anomaly-map", ".nrrd")
+        path = dialogs.savePath(button, _("Export anomaly map"), name, exports.VOLUME_FILTERS)
+        if path:
+            self._attempt(lambda: self._logic.exportMap(path))

@@ -1,0 +1,272 @@
+"""The list of normal references: volumes of the scene, and files that the worker reads itself."""
+
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import slicer
+from slicer.i18n import tr as _
+
+from D24FADLib.errors import InputError
+from D24FADLib.references.fit import Misfit, Reason, Traits, reasons_against, traits_of_grid, weighting_of
+
+from . import geometry, placement, settings, tags
+
+ADVISED_LEAST, ADVISED_MOST = 2, 8
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One row. `key` names it for as long as it is in the list; `weight` and `standsOut` come with a run."""
+
+    key: int
+    kind: str  # "node" or "path"
+    name: str
+    path: str = ""
+    seriesUid: str = ""
+    modality: str = ""
+    slices: int = 0
+    use: bool = True
+    weight: float = -1.0
+    standsOut: bool = False
+    note: str = ""
+
+
+class ReferenceList:
+    """Kept in the parameter node, so that it is saved and restored with the scene."""
+
+    def __init__(self, parameterNode):
+        self._node = parameterNode
+
+    def rows(self):
+        return [Reference(**row) for row in settings.getJson(self._node, "References", [])]
+
+    def used(self):
+        return [row for row in self.rows() if row.use]
+
+    def nodeOf(self, row):
+        """The volume of a row that is one, None where it has been deleted."""
+        node = self._node.GetNodeReference(_role(row.key)) if row.kind == "node" else None
+        return node if node is not None and node.GetScene() is not None else None
+
+    def addNode(self, volumeNode):
+        """Raises InputError where the volume cannot be a reference."""
+        requireVolume(volumeNode, _("A reference"))
+        name = volumeNode.GetName() or ""
+        if volumeNode is self._node.GetNodeReference(settings.QUERY):
+            raise InputError(_("{name} is the study itself. Choose other, normal studies.").format(name=name))
+        if any(self.nodeOf(row) is volumeNode for row in self.rows()):
+            raise InputError(_("{name} is in the list already.").format(name=name))
+        study, traits = tags.studyOf(volumeNode), tags.traitsOf(volumeNode)
+        row = Reference(
+            self._nextKey(),
+            "node",
+            name,
+            modality=study.modality,
+            slices=traits.slices,
+            seriesUid=study.seriesUid,
+        )
+        self._node.SetNodeReferenceID(_role(row.key), volumeNode.GetID())
+        self._save([*self.rows(), row])
+        return row
+
+    def addPath(self, path, name="", modality=""):
+        """A file, or a folder with one DICOM series; raises InputError where it cannot be read."""
+        path = os.path.abspath(path)
+        if any(os.path.normcase(row.path) == os.path.normcase(path) for row in self.rows() if row.path):
+            raise InputError(_("{name} is in the list already.").format(name=os.path.basename(path)))
+        traits = pathTraits(path)
+        row = Reference(
+            self._nextKey(),
+            "path",
+            name or os.path.basename(path),
+            path=path,
+            modality=traits.modality or modality,
+            slices=traits.slices,
+        )
+        self._save([*self.rows(), row])
+        return row
+
+    def addMissing(self, name, path="", seriesUid=""):
+        """A row of a loaded set whose file or series is gone: shown, marked and not used."""
+        row = Reference(self._nextKey(), "path", name, path=path, seriesUid=seriesUid, use=False)
+        self._save([*self.rows(), row])
+        return row
+
+    def remove(self, keys):
+        for key in keys:
+            self._node.RemoveNodeReferenceIDs(_role(key))
+        self._save([row for row in self.rows() if row.key not in set(keys)])
+
+    def setUsed(self, key, use):
+        self._save([replace(row, use=use) if row.key == key else row for row in self.rows()])
+
+    def setOutcome(self, outcomes):
+        """{key: (mean weight, stands out, note)} of a run; other rows lose theirs."""
+        none = (-1.0, False, "")
+        changed = []
+        for row in self.rows():
+            weight, standsOut, note = outcomes.get(row.key, none)
+            changed.append(replace(row, weight=weight, standsOut=standsOut, note=note))
+        self._save(changed)
+
+    def sourceOf(self, row):
+        """Where a row comes from, in a word."""
+        if row.kind == "path":
+            return _("Folder") if os.path.isdir(row.path) else _("File")
+        node = self.nodeOf(row)
+        return _("DICOM") if placement.isDicom(node) else _("Scene")
+
+    def problems(self, row, queryNode):
+        """Reasons why a row does not fit the study, most telling first; [] where none is known."""
+        if row.kind == "node":
+            node = self.nodeOf(row)
+            if node is None or node.GetImageData() is None:
+                return [Reason(Misfit.MISSING, "", _("the volume was deleted"))]
+            if node is queryNode:
+                return [Reason(Misfit.SAME_STUDY, "", "")]
+            traits = tags.traitsOf(node)
+        else:
+            if not row.path or not os.path.exists(row.path):
+                return [Reason(Misfit.MISSING, "", row.path or _("the series is not in the DICOM database"))]
+            try:
+                traits = pathTraits(row.path)
+            except InputError as error:
+                return [Reason(Misfit.MISSING, "", str(error))]
+        return reasons_against(tags.traitsOf(queryNode), traits) if queryNode is not None else []
+
+    def _nextKey(self):
+        return max((row.key for row in self.rows()), default=0) + 1
+
+    def _save(self, rows):
+        settings.putJson(self._node, "References", [asdict(row) for row in rows])
+
+
+def requireVolume(node, what):
+    """Raises InputError where the node cannot be compared; `what` begins the sentence."""
+    name = node.GetName() if node is not None else ""
+    if node is None or not node.IsA("vtkMRMLScalarVolumeNode") or node.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise InputError(_("{what} must be a scalar volume; {name} is not.").format(what=what, name=name))
+    image = node.GetImageData()
+    if image is None or 0 in image.GetDimensions():
+        raise InputError(_("{name} has no voxels. Load it again.").format(name=name))
+    if image.GetNumberOfScalarComponents() != 1:
+        text = _("{name} is a colour image. Only volumes of one value a voxel can be compared.")
+        raise InputError(text.format(name=name))
+    try:
+        geometry.ijkToWorld(node)
+    except geometry.GeometryError as error:
+        raise InputError(f"{name}: {error}.") from error
+
+
+def filesIn(folder):
+    """The references in a folder: its image files, or itself where it holds DICOM files."""
+    folder = Path(folder)
+    files = sorted(path for path in folder.iterdir() if str(path).lower().endswith(IMAGE_SUFFIXES))
+    return [str(path) for path in files] or [str(folder)]
+
+
+_traitsCache = {}
+
+
+def pathTraits(path):
+    """What the header of a file, or of the one DICOM series in a folder, tells."""
+    try:
+        stamp = (path, os.stat(path).st_mtime_ns)
+    except OSError as error:
+        raise InputError(_("{name} is gone.").format(name=os.path.basename(path))) from error
+    if stamp not in _traitsCache:
+        _traitsCache[stamp] = _folderTraits(path) if os.path.isdir(path) else _fileTraits(path)
+    return _traitsCache[stamp]
+
+
+def _fileTraits(path):
+    import numpy as np
+    import SimpleITK as sitk
+
+    name = os.path.basename(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(path)
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(_("{name} is no image that can be read.").format(name=name)) from error
+    if reader.GetNumberOfComponents() != 1 or reader.GetDimension() not in (2, 3):
+        raise InputError(_("{name} is not a volume of one value a voxel.").format(name=name))
+    size, spacing = (*reader.GetSize(), 1)[:3], (*reader.GetSpacing(), 1.0)[:3]
+    direction = np.eye(3)
+    if reader.GetDimension() == 3:
+        direction = np.array(reader.GetDirection()).reshape(3, 3)
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.diag([-1.0, -1.0, 1.0]) @ direction @ np.diag(spacing)
+    known = {"weighting": weighting_of(name.split(".")[0])}
+    if reader.HasMetaDataKey("0008|0060"):
+        known["modality"] = reader.GetMetaData("0008|0060").strip()
+    return traits_of_grid(tuple(int(side) for side in size[::-1]), matrix, **known)
+
+
+def _folderTraits(path):
+    from D24FADLib.imaging.reading import list_series
+
+    series = list_series(path)
+    name = os.path.basename(path)
+    if not series:
+        raise InputError(_("{name} holds no images that can be read.").format(name=name))
+    if len(series) > 1:
+        text = _("{name} holds {count} DICOM series. Import it into the DICOM database and choose one there.")
+        raise InputError(text.format(name=name, count=len(series)))
+    return Traits(modality=series[0].modality, slices=series[0].slices)
+
+
+def describe(reason):
+    """A reason as a sentence."""
+    text = {
+        Misfit.MODALITY: _("Modality: the study is {study}, this is {reference}."),
+        Misfit.BODY_PART: _("Body part: the study shows {study}, this {reference}."),
+        Misfit.CONTRAST: _("Contrast: the study is {study}, this is {reference}."),
+        Misfit.ENHANCEMENT: _("Contrast agent: the study is {study}, this is {reference}."),
+        Misfit.ORIENTATION: _("Orientation: the study is {study}, this is {reference}."),
+        Misfit.FIELD_OF_VIEW: _("Field of view: the study covers {study}, this {reference}."),
+        Misfit.SAME_STUDY: _("This is the study itself."),
+        Misfit.MISSING: _("Missing: {reference}."),
+    }[reason.misfit]
+    return text.format(study=reason.study, reference=reason.reference)
+
+
+def isUnusable(reason):
+    """Whether a run cannot start with such a reference; the other reasons are warnings."""
+    return reason.misfit in (Misfit.MISSING, Misfit.SAME_STUDY)
+
+
+def dicomSelection():
+    """The series selected in the DICOM browser; [] where the DICOM module has not been opened."""
+    widget = getattr(slicer.modules, "DICOMWidget", None)
+    browser = getattr(getattr(widget, "browserWidget", None), "dicomBrowser", None)
+    if browser is None:
+        return []
+    return [str(uid) for uid in browser.dicomTableManager().currentSeriesSelection() if uid]
+
+
+def loadSeries(uid):
+    """The scalar volumes of a DICOM series, loaded now unless they are loaded already."""
+    loaded = _volumesOfSeries(uid)
+    if not loaded:
+        from DICOMLib import DICOMUtils
+
+        DICOMUtils.loadSeriesByUID([uid])
+        loaded = _volumesOfSeries(uid)
+    return loaded
+
+
+def _volumesOfSeries(uid):
+    found = []
+    for index in range(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
+        node = slicer.mrmlScene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode")
+        if node.GetAttribute("DICOM.instanceUIDs") and tags.studyOf(node).seriesUid == uid:
+            found.append(node)
+    return found
+
+
+def _role(key):
+    return f"Reference{key}"

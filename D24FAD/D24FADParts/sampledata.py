@@ -1,0 +1,92 @@
+"""Demo subjects for the Sample Data module: made up on this computer, nothing is downloaded."""
+
+import os
+
+import slicer
+from slicer.i18n import tr as _
+
+CATEGORY = "D24FAD"
+STUDY, NORMALS = "D24FADStudy", "D24FADNormal{number}"
+SIZE = (64, 112, 96)  # k, j, i
+SPACING = (1.6, 1.6, 2.0)  # i, j, k in millimetres
+LESION_RAS, LESION_MM = (22.0, 8.0, 12.0), 16.0
+NORMAL_COUNT = 4
+
+
+def register():
+    """One study with an implanted bright lesion and four normal subjects, all simulated."""
+    import SampleData
+
+    module = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    icon = os.path.join(module, "Resources", "Icons", "D24FAD.png")
+    logic = SampleData.SampleDataLogic
+    if hasattr(logic, "registerCustomSampleDataCategory"):
+        logic.registerCustomSampleDataCategory(CATEGORY, title=_("D24FAD"))
+    logic.registerCustomSampleDataSource(
+        category=CATEGORY,
+        sampleName="D24FADDemo",
+        thumbnailFileName=icon,
+        customDownloader=lambda _source: load(),
+    )
+
+
+def load():
+    """Add the demo volumes to the scene; returns them, the study first."""
+    nodes = [addSubject(STUDY, 100, lesion=True)]
+    nodes += [addSubject(NORMALS.format(number=number), number) for number in range(1, NORMAL_COUNT + 1)]
+    slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)
+    return nodes
+
+
+def ijkToRas():
+    import numpy as np
+
+    matrix = np.diag([-SPACING[0], -SPACING[1], SPACING[2], 1.0])
+    sizes = np.array(SIZE[::-1])
+    matrix[:3, 3] = -(matrix[:3, :3] @ (sizes - 1) / 2)
+    return matrix
+
+
+def addSubject(name, seed, lesion=False):
+    return slicer.util.addVolumeFromArray(makeSubject(seed, lesion), ijkToRAS=ijkToRas(), name=name)
+
+
+def makeSubject(seed, lesion=False):
+    """Voxels of a head-like phantom: scalp, brain with a folded rim, ventricles, deep nuclei, noise."""
+    import numpy as np
+    from scipy import ndimage
+
+    random = np.random.default_rng(seed)
+    k, j, i = np.meshgrid(*(np.arange(size) for size in SIZE), indexing="ij")
+    matrix = ijkToRas()
+    r, a, s = (np.tensordot(row[:3], (i, j, k), 1) + row[3] for row in matrix[:3])
+    warp = [2.2 * _smooth(random, 5) for _axis in range(3)]
+    r, a, s = r + warp[0], a + warp[1], s + warp[2]
+
+    def ball(center, radii):
+        return np.sqrt(sum(((x - c) / q) ** 2 for x, c, q in zip((r, a, s), center, radii, strict=True)))
+
+    head, brain = ball((0, 0, 0), (68, 82, 62)), ball((0, 0, 2), (58, 72, 52))
+    folds = np.sin(r / 5.5) * np.sin(a / 6.0) * np.sin(s / 5.0)
+    image = np.zeros(SIZE)
+    image[head < 1] = 320
+    image[brain < 1.04] = 90
+    image[brain < 1] = 430
+    image[brain + 0.07 * folds < 0.86] = 620
+    for side in (-1, 1):
+        image[ball((13 * side, 2, 10), (6, 22, 9)) < 1] = 120
+        image[ball((23 * side, 4, 2), (9, 14, 9)) < 1] = 480
+    image[(np.abs(r) < 1.5) & (brain < 1) & (s > 14)] = 150
+    if lesion:
+        image += 330 * np.clip(1.3 - ball(LESION_RAS, (LESION_MM / 2,) * 3), 0, 0.3) / 0.3
+    field = 1 + 0.05 * _smooth(random, 3)
+    image = ndimage.gaussian_filter(image * field, 0.6)
+    return np.clip(image + 12 * random.standard_normal(SIZE), 0, None).astype(np.int16)
+
+
+def _smooth(random, knots):
+    """A smooth random field, from `knots` random values along each axis."""
+    from scipy import ndimage
+
+    coarse = random.standard_normal((knots,) * 3)
+    return ndimage.zoom(coarse, [size / knots for size in SIZE], order=1, grid_mode=True, mode="nearest")

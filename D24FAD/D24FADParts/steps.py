@@ -1,0 +1,51 @@
+"""Long work on the GUI thread in short turns, so that the application never feels blocked."""
+
+import time
+
+import qt
+
+TURN_SECONDS = 0.02
+
+
+class Steps:
+    """Runs a generator a little in each turn of the event loop.
+
+    `onDone()` after its last step, `onError(exception)` if it raised; neither after `stop`.
+    """
+
+    def __init__(self, generator, onDone, onError, onStep=None):
+        self._generator, self._onDone, self._onError, self._onStep = generator, onDone, onError, onStep
+        self._timer = qt.QTimer()
+        self._timer.setInterval(0)
+        self._timer.connect("timeout()", self._turn)
+        self._timer.start()
+
+    def stop(self):
+        self._timer.stop()
+        generator, self._generator = self._generator, None
+        if generator is not None:
+            generator.close()
+
+    def _done(self):
+        if self._generator is not None:
+            self._generator = None
+            self._onDone()
+
+    def _turn(self):
+        until = time.perf_counter() + TURN_SECONDS
+        try:
+            while self._generator is not None:
+                value = next(self._generator)
+                if self._onStep is not None and value is not None:
+                    self._onStep(value)
+                if time.perf_counter() >= until:
+                    return
+        except StopIteration:
+            self._timer.stop()
+            if self._generator is not None:
+                # In a turn of its own, which `stop` can still prevent.
+                qt.QTimer.singleShot(0, self._done)
+        except Exception as error:
+            self._timer.stop()
+            self._generator = None
+            self._onError(error)

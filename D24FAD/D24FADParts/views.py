@@ -1,0 +1,59 @@
+"""What the slice views show, and where they are."""
+
+import numpy as np
+import slicer
+
+from . import geometry
+
+
+def showLayers(background, foreground, opacity, fit=False):
+    """Background and foreground of every slice view; `foreground` may be None."""
+    slicer.util.setSliceViewerLayers(
+        background=background, foreground=foreground, foregroundOpacity=opacity, fit=fit
+    )
+
+
+def setOpacity(opacity):
+    slicer.util.setSliceViewerLayers(foregroundOpacity=opacity)
+
+
+def jumpTo(place):
+    """Move every slice view to a place in world RAS, and to its centre where it was out of sight."""
+    scene = slicer.mrmlScene
+    slicer.vtkMRMLSliceNode.JumpAllSlices(scene, *place, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+
+
+def sliceNodes():
+    scene = slicer.mrmlScene
+    count = scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")
+    return [scene.GetNthNodeByClass(index, "vtkMRMLSliceNode") for index in range(count)]
+
+
+def alignTo(volumeNode):
+    """Turn the views into an oblique volume's own planes, so that a view shows one slice of it."""
+    for node in sliceNodes():
+        node.RotateToVolumePlane(volumeNode)
+
+
+def sliceNodeAlong(direction):
+    """The slice node that looks along this RAS direction, None where none nearly does."""
+    best, most = None, 0.7
+    for node in sliceNodes():
+        normal = np.array([node.GetSliceToRAS().GetElement(row, 2) for row in range(3)])
+        cosine = abs(float(np.dot(normal / np.linalg.norm(normal), direction)))
+        if cosine > most:
+            best, most = node, cosine
+    return best
+
+
+def currentSlice(volumeNode, axis):
+    """The number of the volume's slice along a voxel axis that a view shows now, None where none does."""
+    ijkToRas = geometry.ijkToWorld(volumeNode)
+    direction = ijkToRas[:3, axis] / np.linalg.norm(ijkToRas[:3, axis])
+    node = sliceNodeAlong(direction)
+    if node is None:
+        return None
+    matrix = node.GetSliceToRAS()
+    index = geometry.toIndex(ijkToRas, [matrix.GetElement(row, 3) for row in range(3)])[axis]
+    number = round(float(index))
+    return number if 0 <= number < volumeNode.GetImageData().GetDimensions()[axis] else None

@@ -1,0 +1,34 @@
+"""The worker's command line, from what the application chose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """The options of `d24fad detect` that an application offers; "" and None leave the detector's default."""
+
+    plane: str = ""
+    align: str = ""
+    device: str = ""
+    model: str = ""
+    batch: int | None = None
+    threshold: float | None = None
+
+
+def detect_arguments(query: str, supports: Sequence[str], output: str, options: DetectOptions) -> list[str]:
+    """What follows `python`: one detection that tells its progress in events."""
+    arguments = ["-m", "D24FADLib.worker", "detect", query, "--output", output]
+    for path in supports:
+        arguments += ["--support", path]
+    for name in ("plane", "align", "device", "model"):
+        value = getattr(options, name)
+        if value:
+            arguments += [f"--{name}", value]
+    if options.batch is not None:
+        arguments += ["--batch", str(options.batch)]
+    if options.threshold is not None:
+        arguments += ["--threshold", repr(float(options.threshold))]
+    return [*arguments, "--overwrite", "--json"]

@@ -1,0 +1,272 @@
+"""Starts the host: the Qt application, the real scene and logics, and what hangs from `slicer.app`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import vtk
+
+from d24fadhost import ctkwidgets, loadui, mrmlwidgets
+from d24fadhost.files import CoreIOManager
+
+HERE = Path(__file__).resolve().parent
+_host: Host | None = None
+
+
+@dataclass
+class Host:
+    """What a test can look at and steer: shown messages, the answers to give, the Qt application."""
+
+    application: Any
+    messages: list[str] = field(default_factory=list)
+    answers: list[Any] = field(default_factory=list)
+
+    def new_scene(self) -> None:
+        """Close the scene as File / Close does; slice views and selection survive."""
+        import slicer
+
+        slicer.mrmlScene.Clear(False)
+        slicer.app.renewLayout()
+        self.messages.clear()
+        self.answers.clear()
+
+    def process_events(self, seconds: float = 0.0, until: Any = None) -> bool:
+        """Run the event loop for so long, or until the condition holds; whether it does."""
+        from PySide6 import QtCore
+
+        deadline = QtCore.QDeadlineTimer(int(seconds * 1000))
+        while True:
+            self.application.processEvents(QtCore.QEventLoop.AllEvents, 20)
+            if until is not None and until():
+                return True
+            if deadline.hasExpired():
+                return until is None
+            QtCore.QThread.msleep(2)
+
+
+def start() -> Host:
+    """The one host of this process."""
+    global _host
+    if _host is None:
+        _host = _start()
+    return _host
+
+
+def _start() -> Host:
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    if not os.environ.get("DISPLAY"):
+        os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
+    os.environ.setdefault("QT_LOGGING_RULES", "qt.qpa.fonts=false")
+    from PySide6 import QtGui, QtWidgets
+
+    application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["host"])
+    application.setStyle("Fusion")
+    application.setFont(QtGui.QFont("DejaVu Sans", 9))
+    host = Host(application)
+
+    from d24fadhost.qtmodule import QtModule
+
+    sys.modules["qt"] = QtModule("qt")
+    ctk = types.ModuleType("ctk")
+    for name, cls in ctkwidgets.WIDGETS.items():
+        setattr(ctk, name, cls)
+    ctk.ctkMessageBox = _message_box(host)  # type: ignore[attr-defined]
+    sys.modules["ctk"] = ctk
+
+    import slicer
+    import slicer.util
+
+    slicer.__path__.append(str(HERE / "slicerpath"))
+    for name, cls in mrmlwidgets.WIDGETS.items():
+        setattr(slicer, name, cls)
+    slicer.mrmlScene = slicer.vtkMRMLScene()
+    slicer.app = Application(host)
+    # Reading a bundle unpacks it into the cache folder of these.
+    cache, manager = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
+    cache.SetRemoteCacheDirectory(slicer.app.temporaryPath)
+    manager.SetCacheManager(cache)
+    slicer.mrmlScene.SetCacheManager(cache)
+    slicer.mrmlScene.SetDataIOManager(manager)
+    slicer.mrmlScene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, _forget_item)
+    slicer.modules = Modules()
+    slicer.util.loadUI = loadui.loadUI
+    slicer.util.childWidgetVariables = loadui.childWidgetVariables
+    slicer.util.mainWindow = lambda: None
+    slicer.util.selectModule = lambda module: None
+    import slicer.i18n
+    import slicer.ScriptedLoadableModule
+
+    return host
+
+
+@vtk.calldata_type(vtk.VTK_OBJECT)
+def _forget_item(scene: Any, _event: str, node: Any) -> None:
+    """As Slicer's subject hierarchy logic does, a removed node's item goes with it."""
+    import slicer
+
+    if scene.IsClosing() or scene.GetNumberOfNodesByClass("vtkMRMLSubjectHierarchyNode") == 0:
+        return
+    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    item = tree.GetItemByDataNode(node)
+    if item:
+        tree.RemoveItem(item, False, False)
+
+
+class Modules:
+    """`slicer.modules`: the module under test and the C++ logics that slicer-core has."""
+
+    def __init__(self) -> None:
+        import slicer
+
+        colors = slicer.vtkMRMLColorLogic()
+        colors.SetMRMLScene(slicer.mrmlScene)
+        self.colors = types.SimpleNamespace(logic=lambda: colors)
+        for name, logic in (
+            ("segmentations", slicer.vtkSlicerSegmentationsModuleLogic()),
+            ("volumes", slicer.vtkSlicerVolumesLogic()),
+        ):
+            logic.SetMRMLScene(slicer.mrmlScene)
+            setattr(self, name, types.SimpleNamespace(logic=lambda logic=logic: logic))
+
+    def add(self, name: str, path: Path) -> None:
+        setattr(self, name.lower(), types.SimpleNamespace(path=str(path), name=name))
+
+
+class LayoutManager:
+    """Three real slice logics under their usual names."""
+
+    def __init__(self) -> None:
+        import slicer
+        import vtk
+
+        self._logics = vtk.vtkCollection()
+        self._byName: dict[str, Any] = {}
+        self._application = slicer.vtkMRMLApplicationLogic()
+        self._application.SetMRMLScene(slicer.mrmlScene)
+        for name, orientation in (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal")):
+            logic = slicer.vtkMRMLSliceLogic()
+            logic.SetMRMLApplicationLogic(self._application)
+            logic.SetMRMLScene(slicer.mrmlScene)
+            logic.AddSliceNode(name)
+            logic.GetSliceNode().SetOrientation(orientation)
+            logic.GetSliceNode().SetDimensions(320, 320, 1)
+            self._logics.AddItem(logic)
+            self._byName[name] = logic
+        self._application.SetSliceLogics(self._logics)
+
+    def sliceViewNames(self) -> list[str]:
+        return list(self._byName)
+
+    def mrmlSliceLogics(self) -> Any:
+        return self._logics
+
+    def sliceWidget(self, name: str) -> Any:
+        logic = self._byName[name]
+        return types.SimpleNamespace(sliceLogic=lambda: logic, mrmlSliceNode=logic.GetSliceNode)
+
+
+class Application:
+    applicationName = "Slicer test host"
+
+    def __init__(self, host: Host) -> None:
+        import tempfile
+
+        self._host = host
+        self._layout: LayoutManager | None = None
+        self._io = CoreIOManager()
+        self.temporaryPath = os.environ.get("D24FAD_HOST_TMP", tempfile.gettempdir())
+        self._settings: Any = None
+
+    def layoutManager(self) -> LayoutManager:
+        if self._layout is None:
+            self._layout = LayoutManager()
+        return self._layout
+
+    def renewLayout(self) -> None:
+        """A scene that was read brings slice nodes of its own; Slicer's layout manager takes to those."""
+        import slicer
+
+        scene = slicer.mrmlScene
+        if self._layout is None:
+            return
+        nodes = [logic.GetSliceNode() for logic in self._layout._byName.values()]
+        if all(node is not None and node.GetScene() is scene for node in nodes) and (
+            scene.GetNumberOfNodesByClass("vtkMRMLSliceNode") == len(nodes)
+        ):
+            return
+        for name in ("vtkMRMLSliceCompositeNode", "vtkMRMLSliceDisplayNode", "vtkMRMLSliceNode"):
+            for node in slicer.util.getNodesByClass(name):
+                scene.RemoveNode(node)
+        self._layout = LayoutManager()
+
+    def applicationLogic(self) -> Any:
+        return self.layoutManager()._application
+
+    def coreIOManager(self) -> CoreIOManager:
+        return self._io
+
+    def testingEnabled(self) -> bool:
+        return False
+
+    def processEvents(self, *arguments: Any) -> None:
+        self._host.application.processEvents()
+
+    def userSettings(self) -> Any:
+        from PySide6 import QtCore
+
+        from d24fadhost.properties import propertied
+
+        if self._settings is None:
+            path = os.path.join(self.temporaryPath, "d24fad-host.ini")
+            self._settings = propertied(QtCore.QSettings)(path, QtCore.QSettings.IniFormat)
+        return self._settings
+
+    settings = userSettings
+
+    def overrideCursor(self) -> Any:
+        return self._host.application.overrideCursor()
+
+    def setOverrideCursor(self, cursor: Any) -> None:
+        self._host.application.setOverrideCursor(cursor)
+
+    def restoreOverrideCursor(self) -> None:
+        self._host.application.restoreOverrideCursor()
+
+    def pauseRender(self) -> None:
+        pass
+
+    def resumeRender(self) -> None:
+        pass
+
+    def connect(self, signature: str, slot: Any) -> bool:
+        return True
+
+
+def _message_box(host: Host) -> type:
+    class ctkMessageBox:
+        """Notes what it would show and gives the answer that the test planned (else OK)."""
+
+        text = ""
+        windowTitle = ""
+        icon = None
+        standardButtons = None
+        detailedText = ""
+
+        def __init__(self, parent: Any = None) -> None:
+            pass
+
+        def deleteLater(self) -> None:
+            pass
+
+        def exec_(self) -> Any:
+            import qt
+
+            host.messages.append(self.text)
+            return host.answers.pop(0) if host.answers else qt.QMessageBox.Ok
+
+    return ctkMessageBox

@@ -1,0 +1,121 @@
+"""PySide6 classes that behave as PythonQt's: properties are attributes, signals connect by signature."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from PySide6.QtCore import QObject
+
+# Getters that C++ calls back as virtual functions; turned into attributes they would break Qt itself.
+VIRTUAL = {"sizeHint", "minimumSizeHint"}
+# ... and QTimer.singleShot is called on the class far more often than it is read from a timer.
+VIRTUAL_OF = {("QProgressBar", "text"), ("QTimer", "singleShot")}
+
+_cache: dict[type, type] = {}
+
+
+def propertied(cls: type) -> type:
+    """The PythonQt-like twin of a PySide6 class (classes that are no QObject stay as they are)."""
+    if not (isinstance(cls, type) and issubclass(cls, QObject)) or getattr(cls, "isHostClass", False):
+        return cls
+    if cls not in _cache:
+        _cache[cls] = type(
+            cls.__name__, (cls,), {**_attributes(cls), "__init__": _init(cls), "isHostClass": True}
+        )
+    return _cache[cls]
+
+
+def _attributes(cls: type) -> dict[str, Any]:
+    meta = cls.staticMetaObject
+    attributes = {}
+    for index in range(meta.propertyCount()):
+        name = meta.property(index).name()
+        if name in VIRTUAL or any(issubclass(cls, _named(cls, c)) and p == name for c, p in VIRTUAL_OF):
+            continue
+        attributes[name] = _property(name)
+    attributes["name"] = _property("objectName")
+    return attributes
+
+
+def _named(cls: type, name: str) -> Any:
+    return next((base for base in cls.__mro__ if base.__name__ == name), ())
+
+
+def _property(name: str) -> property:
+    def get(self: QObject) -> Any:
+        value = QObject.property(self, name)
+        return (
+            getattr(value, "value", value)
+            if type(value).__module__.startswith("PySide6") and hasattr(type(value), "_member_map_")
+            else value
+        )
+
+    def put(self: QObject, value: Any) -> None:
+        if not QObject.setProperty(self, name, value):
+            raise AttributeError(f"{type(self).__name__}.{name} cannot be set to {value!r}")
+
+    return property(get, put)
+
+
+def _init(cls: type) -> Any:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        cls.__init__(self, *args, **kwargs)
+        give_connect(self)
+
+    return __init__
+
+
+def give_connect(instance: QObject) -> None:
+    """`instance.connect("clicked(bool)", slot)`; Shiboken's own `connect` can only be hidden per instance."""
+    instance.__dict__["connect"] = functools.partial(_either, instance, connect, QObject.connect)
+    instance.__dict__["disconnect"] = functools.partial(_either, instance, disconnect, QObject.disconnect)
+
+
+def _either(sender: QObject, ours: Any, pyside: Any, *arguments: Any) -> Any:
+    """PySide's own signals look `connect` up on the sender too, with the sender as first argument."""
+    if len(arguments) == 2 and isinstance(arguments[0], str):
+        return ours(sender, *arguments)
+    return pyside(*arguments)
+
+
+def connect(sender: QObject, signature: str, slot: Any) -> bool:
+    name, _, arguments = signature.partition("(")
+    if not signature.endswith(")"):
+        raise ValueError(f"{signature!r} is not a signal signature")
+    signal = getattr(sender, name, None)
+    if signal is None or not hasattr(signal, "connect"):
+        raise AttributeError(f"{type(sender).__name__} has no signal {name}")
+    # A signal that a Python class of the host declares has no C++ types to compare with.
+    declared = {text for text in _signatures(sender) if "PyObject" not in text}
+    wanted = signature.replace(" ", "")
+    if declared and wanted not in declared and name in {s.partition("(")[0] for s in declared}:
+        raise ValueError(f"{type(sender).__name__} has no signal {signature}; it has {sorted(declared)}")
+    count = 0 if arguments == ")" else arguments.count(",") + 1
+
+    # PySide counts the parameters of what it calls, so they are spelt out.
+    call = (lambda: slot(), lambda a: slot(a), lambda a, b: slot(a, b))[count]
+    connections = sender.__dict__.setdefault("_connections", [])
+    connections.append((wanted, slot, call, signal))
+    signal.connect(call)
+    return True
+
+
+def disconnect(sender: QObject, signature: str, slot: Any) -> bool:
+    connections = sender.__dict__.get("_connections", [])
+    for entry in list(connections):
+        if entry[0] == signature.replace(" ", "") and entry[1] == slot:
+            entry[3].disconnect(entry[2])
+            connections.remove(entry)
+    return True
+
+
+def _signatures(sender: QObject) -> set[str]:
+    """The signals Qt declares on this object; empty where Python declared them."""
+    meta = sender.metaObject()
+    found = set()
+    for index in range(meta.methodCount()):
+        method = meta.method(index)
+        if method.methodType().name == "Signal":
+            found.add(bytes(method.methodSignature().data()).decode())
+    return found

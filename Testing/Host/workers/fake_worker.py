@@ -1,0 +1,104 @@
+"""A worker that behaves as told: well, or in one of the ways a real one can go wrong.
+
+`python fake_worker.py MODE QUERY OUTPUT SUPPORT...`. It speaks the worker's protocol and writes the
+detector's files, with a map that is simply |query - first support| over its spread: enough to test what
+the module does with a detector's results, and no detector.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+
+def emit(**event: object) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def main() -> int:
+    mode, query, output, supports = sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4:]
+    name, _, argument = mode.partition(":")
+    os.setsid()
+    emit(event="started", pid=os.getpid())
+    if name == "batch":
+        # Memory suffices only for a batch of at most the argument; the last word of argv is the batch.
+        batch = int(supports.pop())
+        if batch > int(argument):
+            emit(event="error", kind="memory", text="CUDA out of memory.")
+            return 1
+        name = "well"
+    emit(event="progress", step="compare", done=1, total=20, text="")
+    if name == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if name == "memory":
+        emit(event="error", kind="memory", text="CUDA out of memory.")
+        return 1
+    if name == "nonsense":
+        print("<<<< this is \x00 no JSON {]" * 50)
+        print("[1, 2, 3]")
+        return 0
+    if name == "refuse":
+        emit(event="error", kind="input", text="support_01.nrrd: nothing in it but air.")
+        return 2
+    if name in ("hang", "stubborn", "family"):
+        if name != "hang":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if name == "family":
+            code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+            child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+            print(f"child {child.pid}", file=sys.stderr, flush=True)
+        time.sleep(600)
+    if name == "slow":
+        for done in range(2, 21):
+            time.sleep(float(argument or 0.15))
+            emit(event="progress", step="compare", done=done, total=20, text="")
+    write(query, supports, output, cut=name == "cut")
+    return 0
+
+
+def write(query: str, supports: list[str], output: Path, cut: bool) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    image = sitk.ReadImage(query)
+    array = sitk.GetArrayFromImage(image).astype(np.float32)
+    other = np.zeros_like(array)
+    if Path(supports[0]).is_file():
+        support = sitk.Resample(sitk.ReadImage(supports[0]), image, sitk.Transform(), sitk.sitkLinear, 0.0)
+        other = sitk.GetArrayFromImage(support).astype(np.float32)
+    difference = np.abs(array - other)
+    score = difference / max(1e-6, float(difference.std()))
+
+    def save(values: np.ndarray, name: str) -> None:
+        made = sitk.GetImageFromArray(values.astype(np.float32))
+        made.CopyInformation(image)
+        sitk.WriteImage(made, str(output / name), False)
+
+    save(score, "anomaly_map.nrrd")
+    save(other, "expected_normal.nrrd")
+    for number in range(1, len(supports) + 1):
+        save(np.full_like(array, 1 / len(supports)), f"weights_{number:02d}.nrrd")
+    with open(output / "slices.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["slice", "peak", "mean", *(f"weight_{n + 1:02d}" for n in range(len(supports)))])
+        for index, piece in enumerate(score):
+            writer.writerow([index, piece.max(), piece.mean(), *([1 / len(supports)] * len(supports))])
+    (output / "run.json").write_text(json.dumps({"plane": "axial"}))
+    if cut:
+        with open(output / "anomaly_map.nrrd", "r+b") as file:
+            file.truncate(1000)
+    reports = [{"mean_weight": 1 / len(supports), "stands_out": n == 0} for n in range(len(supports))]
+    emit(event="result", output=str(output), threshold=6.0, calibrated=True, score=9.0, supports=reports)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

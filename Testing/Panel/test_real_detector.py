@@ -1,0 +1,99 @@
+"""The story with the real detector in the real worker process, over the module's own demo subjects."""
+
+import importlib.util
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("D24FADLib.commands.detect") is None,
+    reason="the detect command is not there yet",
+)
+
+
+MAKE_MODEL = """
+import sys
+from pathlib import Path
+import torch
+from D24FADLib.commands.train import metadata
+from D24FADLib.network.checkpoints import imagenet_lite0, save_bundle
+from D24FADLib.network.model import D24FADModel
+from D24FADLib.training.trainer import TrainingOptions
+torch.manual_seed(0)
+save_bundle(D24FADModel(imagenet_lite0()), Path(sys.argv[1]), metadata(TrainingOptions(), {}, [128]))
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The embedded model; an untrained one where there is none yet (torch stays out of the GUI process)."""
+    from d24fadhost.fixtures import ROOT
+    from D24FADLib.inference.models import embedded_models
+
+    if embedded_models():
+        return ""
+    folder = tmp_path_factory.mktemp("model") / "untrained"
+    subprocess.run([sys.executable, "-c", MAKE_MODEL, str(folder)], check=True, cwd=ROOT, timeout=120)
+    return str(folder)
+
+
+def addSlab(name, seed, lesion=False):
+    """The middle slices of a demo subject: enough to see, and seconds instead of minutes on a CPU."""
+    import slicer
+    from D24FADParts import sampledata
+
+    first, last = 30, 46
+    matrix = sampledata.ijkToRas()
+    matrix[:3, 3] += matrix[:3, 2] * first
+    voxels = sampledata.makeSubject(seed, lesion)[first:last]
+    return slicer.util.addVolumeFromArray(voxels, ijkToRAS=matrix, name=name)
+
+
+def test_the_demo_study_by_clicks(panel, host, temp, screenshot, quiet_log, model):
+    from d24fadhost.fixtures import SCREENSHOTS, left_in
+    from d24fadhost.sliceviews import picture
+    from D24FADParts import sampledata
+    from PIL import Image
+
+    from D24FADLib.worker.commandline import detect_arguments
+
+    nodes = [addSlab("D24FADStudy", 100, lesion=True)]
+    nodes += [addSlab(f"D24FADNormal{number}", number) for number in (1, 2, 3)]
+    panel.logic.workerArguments = detect_arguments
+    panel.logic.setQuery(nodes[0])
+    for node in nodes[1:]:
+        panel.logic.addReferenceNode(node)
+    panel.logic.setOption("Device", "cpu")
+    panel.logic.setOption("Align", "position")
+    panel.logic.setOption("Model", model)
+    panel.refresh()
+    seen = set()
+    told = panel.run.onProgress
+    panel.run.onProgress = lambda fraction, step, *rest: (seen.add(step), told(fraction, step, *rest))
+    panel.ui.applyButton.click()
+    assert host.process_events(180, until=lambda: not panel.logic.isRunning())
+    host.process_events(0.2)
+    print(panel.ui.runMessage.text, panel.ui.countLabel.text, sorted(seen))
+    found = panel.logic.results()
+    assert found.exist, panel.ui.runMessage.text + panel.ui.runMessage.toolTip
+    assert {"align", "compare"} <= seen
+    assert len(found.weightNodes()) == 3
+    assert found.node("ExpectedNormal") is not None
+    assert all(row.weight >= 0 for row in panel.logic.references())
+    assert left_in(temp) == []
+    screenshot(panel.parent, "8-real-detector")
+    panel.logic.showResults()
+    views = [picture(name, segmentation=found.node("Segmentation")) for name in ("Red", "Yellow", "Green")]
+    Image.fromarray(np.concatenate(views, 1)).save(SCREENSHOTS / "9-real-views.png")
+    # The lesion is in the map: its mean score stands far above that of the rest of the head.
+    import slicer
+    from D24FADParts import geometry
+
+    array = slicer.util.arrayFromVolume(found.node("Map"))
+    i, j, k = np.rint(geometry.toIndex(geometry.ijkToWorld(found.query), sampledata.LESION_RAS)).astype(int)
+    inside = array[k - 2 : k + 3, j - 2 : j + 3, i - 2 : i + 3].mean()
+    print("score in the lesion, and its rank among voxels:", inside, (array > inside).mean())
+    # An untrained model knows little; what is tested then is the way there and back.
+    assert (array > inside).mean() < (0.2 if model else 0.05)

@@ -1,0 +1,365 @@
+"""The whole story by clicks, with a made-up worker: choose, add, refuse, run, look, jump, export."""
+
+import numpy as np
+import pytest
+from d24fadhost.fixtures import behaving, left_in
+from PySide6 import QtCore, QtWidgets
+from PySide6.QtTest import QTest
+
+LEFT = QtCore.Qt.LeftButton
+
+
+def click(widget, at=None):
+    assert widget.isVisible(), widget.property("objectName")
+    assert widget.isEnabled(), widget.property("objectName")
+    QTest.mouseClick(widget, LEFT, pos=at or widget.rect.center())
+
+
+def clickRow(table, row, column=1):
+    box = table.visualItemRect(table.item(row, column))
+    QTest.mouseClick(table.viewport(), LEFT, pos=box.center())
+
+
+def clickTick(table, row):
+    box = table.visualItemRect(table.item(row, 0))
+    QTest.mouseClick(table.viewport(), LEFT, pos=QtCore.QPoint(box.left() + 10, box.center().y()))
+
+
+def chooseInMenu(button, text):
+    """Open the button's menu as a click does, and trigger one of its actions."""
+    menu = button.menu()
+    menu.aboutToShow.emit()
+    offered = {action.property("text").replace("&&", "&"): action for action in menu.actions()}
+    assert text in offered, list(offered)
+    offered[text].trigger()
+
+
+def texts(table):
+    return [
+        [table.item(row, column).text() for column in range(table.columnCount)]
+        for row in range(table.rowCount)
+    ]
+
+
+@pytest.fixture
+def loaded(panel, volumes, host):
+    query, references = volumes.study(3)
+    panel.ui.querySelector.setCurrentNode(query)
+    host.process_events(0.05)
+    return panel, query, references
+
+
+def runToEnd(panel, host, seconds=30):
+    click(panel.ui.applyButton)
+    assert host.process_events(seconds, until=lambda: not panel.logic.isRunning())
+    host.process_events(0.05)
+
+
+def test_an_empty_scene_says_what_to_do_first(panel, host, screenshot):
+    host.process_events(0.1)
+    assert not panel.ui.applyButton.enabled
+    assert "Choose the study" in panel.ui.progressLabel.text
+    assert "2 to 8 are advised" in panel.ui.referencesMessage.text
+    assert panel.ui.aboutLabel.text == "No study chosen."
+    assert "not a diagnosis" in panel.ui.researchLabel.text
+    assert panel.ui.researchLabel.isVisible()
+    screenshot(panel.parent, "1-empty")
+
+
+def test_choosing_a_study_and_references(loaded, host, screenshot):
+    panel, query, _references = loaded
+    ui = panel.ui
+    assert panel.logic.query() is query
+    assert ui.planeSelector.itemText(0) == "As acquired (axial)"
+    assert "40 × 48 × 20" in ui.aboutLabel.text
+    assert not ui.applyButton.enabled
+    chooseInMenu(ui.addLoadedButton, "Normal 1")
+    assert texts(ui.referencesTable) == [["Normal 1", "Scene", "–", "20", "–", "Fits"]]
+    assert "One reference works" in ui.referencesMessage.text
+    assert ui.applyButton.enabled
+    chooseInMenu(ui.addLoadedButton, "All of these")
+    assert [row[0] for row in texts(ui.referencesTable)] == ["Normal 1", "Normal 2", "Normal 3"]
+    assert not ui.referencesMessage.isVisible()
+    # Untick all: no run without a reference.
+    for row in range(3):
+        clickTick(ui.referencesTable, row)
+        host.process_events(0.05)
+    assert [row.use for row in panel.logic.references()] == [False] * 3
+    assert not ui.applyButton.enabled
+    assert "tick it" in ui.applyButton.toolTip
+    clickTick(ui.referencesTable, 1)
+    host.process_events(0.05)
+    assert ui.applyButton.enabled
+    # Remove one.
+    assert not ui.removeButton.enabled
+    clickRow(ui.referencesTable, 0)
+    click(ui.removeButton)
+    assert [row[0] for row in texts(ui.referencesTable)] == ["Normal 2", "Normal 3"]
+    screenshot(panel.parent, "2-references")
+
+
+def test_references_that_do_not_fit_are_marked_and_refused(loaded, host, volumes, screenshot, tmp_path):
+    import qt
+
+    panel, _query, _references = loaded
+    ui = panel.ui
+    sagittal = np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]], float)
+    volumes.add("Knee", volumes.grid(sagittal))
+    chooseInMenu(ui.addLoadedButton, "Normal 1")
+    chooseInMenu(ui.addLoadedButton, "Knee")
+    knee = ui.referencesTable.item(1, 5)
+    assert knee.text() == "Check"
+    assert "Orientation: the study is axial, this is sagittal." in knee.toolTip()
+    broken = tmp_path / "broken.nrrd"
+    broken.write_text("no image")
+    qt.QFileDialog.planned.append([str(broken)])
+    click(ui.addFilesButton)
+    assert "broken.nrrd is no image that can be read." in ui.referencesMessage.text
+    assert len(panel.logic.references()) == 2
+    click(ui.addDicomButton)
+    assert "DICOM browser" in ui.referencesMessage.text
+    qt.QFileDialog.planned.append("")  # a cancelled dialog changes nothing
+    click(ui.addFolderButton)
+    assert len(panel.logic.references()) == 2
+    screenshot(panel.parent, "3-unfit")
+
+
+def test_a_reference_set_is_saved_and_loaded_by_clicks(loaded, host, tmp_path):
+    import qt
+    import SimpleITK as sitk
+
+    panel, _query, _references = loaded
+    ui = panel.ui
+    for name in ("a.nrrd", "b.nrrd"):
+        image = sitk.GetImageFromArray(np.ones((20, 48, 40), np.int16))
+        image.SetSpacing((2.0, 2.0, 4.0))
+        sitk.WriteImage(image, str(tmp_path / name))
+    qt.QFileDialog.planned.append([str(tmp_path / "a.nrrd"), str(tmp_path / "b.nrrd")])
+    click(ui.addFilesButton)
+    assert [row[1] for row in texts(ui.referencesTable)] == ["File", "File"]
+
+    def name():
+        dialog = next(
+            w for w in QtWidgets.QApplication.topLevelWidgets() if w.objectName == "D24FADNameDialog"
+        )
+        edit = dialog.findChild(QtWidgets.QLineEdit)
+        QTest.keyClicks(edit, "Brain T1")
+        QTest.keyClick(edit, QtCore.Qt.Key_Return)
+
+    QtCore.QTimer.singleShot(50, name)
+    click(ui.saveSetButton)
+    assert "Saved as Brain T1" in ui.referencesMessage.text
+    panel.logic.removeReferences([row.key for row in panel.logic.references()])
+    (tmp_path / "b.nrrd").unlink()
+    chooseInMenu(ui.loadSetButton, "Brain T1")
+    assert [row[5] for row in texts(ui.referencesTable)] == ["Fits", "Missing"]
+    assert "b.nrrd is gone" in ui.referencesMessage.text
+
+
+def test_running_looking_jumping_exporting(loaded, host, temp, screenshot, tmp_path, quiet_log):
+    import qt
+    import slicer
+
+    panel, query, _references = loaded
+    ui = panel.ui
+    chooseInMenu(ui.addLoadedButton, "All of these")
+    panel.logic.workerArguments = behaving("slow:0.12")
+    click(ui.applyButton)
+    assert ui.applyButton.text == "Cancel"
+    assert host.process_events(10, until=lambda: "left" in ui.progressLabel.text)
+    assert ui.progressLabel.text.startswith("Comparing slices · ")
+    assert " of 20 · a few seconds left" in ui.progressLabel.text
+    assert ui.progressBar.isVisible()
+    assert 0 < ui.progressBar.value < 1000
+    screenshot(panel.parent, "4-running")
+    assert host.process_events(20, until=lambda: not panel.logic.isRunning())
+    host.process_events(0.1)
+    assert ui.applyButton.text == "Find anomalies"
+    assert left_in(temp) == []
+    assert ui.countLabel.text == "1 candidate above 6.00 SD."
+    assert texts(ui.referencesTable)[0][4:] == ["0.33", "Stands out"]
+
+    # A click on a finding moves the views and marks its slice.
+    clickRow(ui.findingsTable, 0)
+    finding = panel.logic.results().findings[0]
+    node = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
+    offset = [node.GetSliceToRAS().GetElement(row, 3) for row in range(3)]
+    assert offset[2] == pytest.approx(finding.peakPlace[2], abs=0.1)
+    assert panel.logic.currentSlice() == finding.slice
+    segmentation = panel.logic.results().node("Segmentation").GetDisplayNode()
+    assert segmentation.GetSegmentOpacity2DFill("candidate_001") == 1.0
+
+    # A click into the plot goes to that slice.
+    plot = ui.plotFrame.findChild(QtWidgets.QWidget, "scorePlot")
+    click(plot, QtCore.QPoint(plot.xOf(4), 60))
+    assert panel.logic.currentSlice() == 4
+    assert plot._current == 4
+
+    # Layers and opacity.
+    composite = slicer.app.layoutManager().sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
+    assert composite.GetForegroundVolumeID() == panel.logic.results().node("Map").GetID()
+    names = [ui.layerSelector.itemText(index) for index in range(ui.layerSelector.count)]
+    assert names == ["Anomaly map", *(f"Weight of normal {n}" for n in (1, 2, 3)), "Expected normal", "None"]
+    ui.layerSelector.setCurrentIndex(2)
+    assert composite.GetForegroundVolumeID() == panel.logic.results().weightNodes()[1].GetID()
+    ui.opacitySlider.value = 0.3
+    assert composite.GetForegroundOpacity() == pytest.approx(0.3)
+    ui.layerSelector.setCurrentIndex(0)
+
+    # The threshold, live.
+    ui.thresholdSlider.value = 1000
+    host.process_events(0.1)
+    assert ui.countLabel.text.startswith("No candidate above")
+    assert ui.findingsTable.rowCount == 0
+    ui.thresholdSlider.value = 6.0
+    host.process_events(0.1)
+    assert ui.findingsTable.rowCount == 1
+    clickRow(ui.findingsTable, 0)
+    screenshot(panel.parent, "5-findings")
+
+    # Export.
+    for button, name in (
+        (ui.exportFindingsButton, "f.csv"),
+        (ui.exportMapButton, "m.nrrd"),
+        (ui.exportSegmentationButton, "s.seg.nrrd"),
+    ):
+        qt.QFileDialog.planned.append(str(tmp_path / name))
+        click(button)
+        assert (tmp_path / name).stat().st_size > 50
+        assert name in ui.findingsMessage.text
+    assert "Study" not in panel.ui.findingsMessage.text
+    assert slicer.mrmlScene.GetFirstNodeByName("Study") is query
+
+
+@pytest.mark.parametrize("mode", ["kill", "nonsense", "memory"])
+def test_a_dying_worker_leaves_a_message_and_a_usable_panel(loaded, host, temp, mode, screenshot, quiet_log):
+    panel, _query, _references = loaded
+    ui = panel.ui
+    chooseInMenu(ui.addLoadedButton, "All of these")
+    panel.logic.workerArguments = behaving(mode)
+    runToEnd(panel, host)
+    assert ui.runMessage.isVisible()
+    assert ui.applyButton.text == "Find anomalies"
+    assert ui.applyButton.enabled
+    assert left_in(temp) == []
+    if mode == "kill":
+        assert "smaller batch" in ui.runMessage.text
+        screenshot(panel.parent, "6-crashed")
+    panel.logic.workerArguments = behaving("well")
+    runToEnd(panel, host)
+    assert "candidate" in ui.countLabel.text
+
+
+def test_cancel_by_click(loaded, host, temp):
+    panel, _query, _references = loaded
+    chooseInMenu(panel.ui.addLoadedButton, "Normal 1")
+    panel.logic.workerArguments = behaving("stubborn")
+    click(panel.ui.applyButton)
+    assert host.process_events(10, until=lambda: "Comparing" in panel.ui.progressLabel.text)
+    host.process_events(0.3)
+    click(panel.ui.applyButton)
+    assert panel.ui.progressLabel.text == "Cancelling..."
+    assert host.process_events(1.0, until=lambda: not panel.logic.isRunning())
+    assert panel.ui.applyButton.text == "Find anomalies"
+    assert "Cancelled" in panel.ui.runMessage.text
+    assert left_in(temp) == []
+
+
+def test_apply_pressed_twice_quickly_runs_and_cancels_once(loaded, host, temp, quiet_log):
+    panel, _query, _references = loaded
+    chooseInMenu(panel.ui.addLoadedButton, "Normal 1")
+    QTest.mouseDClick(panel.ui.applyButton, LEFT)
+    QTest.mouseClick(panel.ui.applyButton, LEFT)
+    assert host.process_events(20, until=lambda: not panel.logic.isRunning())
+    host.process_events(0.2)
+    assert left_in(temp) == []
+    assert panel.ui.applyButton.text == "Find anomalies"
+
+
+@pytest.mark.parametrize("what", ["scene", "query", "reference"])
+def test_the_scene_changes_while_it_runs(loaded, host, temp, what, quiet_log):
+    import slicer
+
+    panel, query, references = loaded
+    chooseInMenu(panel.ui.addLoadedButton, "All of these")
+    panel.logic.workerArguments = behaving("slow:0.1")
+    click(panel.ui.applyButton)
+    assert host.process_events(10, until=lambda: "Comparing" in panel.ui.progressLabel.text)
+    if what == "scene":
+        slicer.mrmlScene.Clear(False)
+    else:
+        slicer.mrmlScene.RemoveNode(query if what == "query" else references[0])
+    assert host.process_events(5, until=lambda: not panel.logic.isRunning())
+    assert "was" in panel.ui.runMessage.text
+    assert "detector was running" in panel.ui.runMessage.text
+    assert left_in(temp) == []
+    assert panel.ui.applyButton.text == "Find anomalies"
+
+
+def test_results_deleted_by_hand_leave_an_empty_step(loaded, host, quiet_log):
+    import slicer
+
+    panel, _query, _references = loaded
+    chooseInMenu(panel.ui.addLoadedButton, "All of these")
+    runToEnd(panel, host)
+    slicer.mrmlScene.RemoveNode(panel.logic.results().node("Map"))
+    host.process_events(0.05)
+    assert panel.ui.countLabel.text == "Run Find anomalies to see findings here."
+    assert not panel.ui.resultsWidget.isVisible()
+
+
+def test_missing_packages_are_asked_for_first(loaded, host, screenshot):
+    import qt
+    from D24FADParts import dependencies
+
+    panel, _query, _references = loaded
+    chooseInMenu(panel.ui.addLoadedButton, "All of these")
+    missing = [dependencies.Package("torch", "no_such_torch", "torch>=2.1", 220)]
+    panel.logic.missingPackages = lambda: missing
+    host.answers.append(qt.QMessageBox.Cancel)
+    click(panel.ui.applyButton)
+    assert "torch, about 220 MB" in host.messages[0]
+    assert "numpy and SimpleITK are not touched" in host.messages[0]
+    assert "Nothing was installed" in panel.ui.runMessage.text
+    assert not panel.logic.isRunning()
+    asked = []
+    panel.logic.installPackages = lambda packages, folder: (asked.append((packages, folder)), missing.clear())
+    panel.ui.wheelFolderEdit.currentPath = "/wheels"
+    host.answers.append(qt.QMessageBox.Ok)
+    runToEnd(panel, host)
+    assert asked[0][1] == "/wheels"
+    assert "candidate" in panel.ui.countLabel.text
+    panel.ui.wheelFolderEdit.currentPath = ""
+
+
+def test_advanced_settings_reach_the_worker(loaded, host, screenshot):
+    panel, _query, _references = loaded
+    ui = panel.ui
+    chooseInMenu(ui.addLoadedButton, "All of these")
+    seen = []
+    well = behaving("well")
+    panel.logic.workerArguments = lambda *arguments: (seen.append(arguments[3]), well(*arguments))[1]
+    ui.advancedButton.collapsed = False
+    host.process_events(0.1)
+    ui.deviceSelector.setCurrentIndex(1)
+    ui.alignSelector.setCurrentIndex(3)
+    ui.planeSelector.setCurrentIndex(2)
+    ui.batchSpinBox.setValue(4)
+    screenshot(panel.parent, "7-advanced")
+    runToEnd(panel, host)
+    assert (seen[0].device, seen[0].align, seen[0].plane, seen[0].batch) == ("cpu", "rigid", "coronal", 4)
+
+
+def test_every_control_has_a_tooltip_or_a_label(panel):
+    """Nothing for the reader to guess at."""
+    plain = (QtWidgets.QPushButton, QtWidgets.QComboBox, QtWidgets.QSpinBox, QtWidgets.QCheckBox)
+    for name, widget in vars(panel.ui).items():
+        if isinstance(widget, plain) and name != "applyButton":
+            assert widget.toolTip, name
+
+
+def test_texts_are_translatable(panel):
+    import slicer.i18n
+
+    assert "Find anomalies" in slicer.i18n.asked
+    assert "As acquired" in slicer.i18n.asked

@@ -1,0 +1,171 @@
+"""References: what fits, what is refused, and sets that keep series and paths but no pixels."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from D24FADLib.errors import InputError
+from D24FADLib.references.fit import Misfit, Traits, reasons_against, weighting_of
+
+
+@pytest.fixture
+def study(logic, volumes):
+    query, references = volumes.study(3)
+    logic.setQuery(query)
+    return logic, query, references
+
+
+def saved(path, size=(40, 48, 20), spacing=(2, 2, 4)):
+    image = sitk.GetImageFromArray(np.ones(size[::-1], np.int16))
+    image.SetSpacing([float(s) for s in spacing])
+    sitk.WriteImage(image, str(path))
+    return str(path)
+
+
+def misfits(logic, row):
+    return [reason.misfit for reason in logic.referenceProblems(row.key)]
+
+
+def test_what_cannot_be_a_reference_is_refused_with_the_reason(study, tmp_path):
+    import slicer
+
+    logic, query, references = study
+    logic.addReferenceNode(references[0])
+    with pytest.raises(InputError, match="study itself"):
+        logic.addReferenceNode(query)
+    with pytest.raises(InputError, match="already"):
+        logic.addReferenceNode(references[0])
+    labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")
+    with pytest.raises(InputError, match="scalar volume"):
+        logic.addReferenceNode(labels)
+    empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Empty")
+    with pytest.raises(InputError, match="no voxels"):
+        logic.addReferenceNode(empty)
+    (tmp_path / "notes.nrrd").write_text("no image")
+    with pytest.raises(InputError, match=r"notes\.nrrd"):
+        logic.addReferencePath(str(tmp_path / "notes.nrrd"))
+    with pytest.raises(InputError, match="gone"):
+        logic.addReferencePath(str(tmp_path / "nothing.nrrd"))
+    assert len(logic.references()) == 1
+    assert labels not in logic.possibleReferences()
+    assert query not in logic.possibleReferences()
+    assert set(logic.possibleReferences()) == set(references[1:])
+
+
+def test_a_folder_gives_each_of_its_files(study, tmp_path):
+    logic, _query, _references = study
+    saved(tmp_path / "a.nii.gz")
+    saved(tmp_path / "b.nrrd")
+    (tmp_path / "readme.txt").write_text("x")
+    assert logic.addReferenceFolder(str(tmp_path)) == []
+    assert [row.name for row in logic.references()] == ["a.nii.gz", "b.nrrd"]
+    assert [row.slices for row in logic.references()] == [20, 20]
+    assert {logic.referenceSource(row.key) for row in logic.references()} == {"File"}
+
+
+def test_what_does_not_fit_is_marked_before_running(study, volumes, tmp_path):
+    logic, _query, references = study
+    fits = logic.addReferenceNode(references[0])
+    assert misfits(logic, fits) == []
+    sagittal = np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]], float)
+    turned = logic.addReferenceNode(volumes.add("Turned", volumes.grid(sagittal)))
+    assert Misfit.ORIENTATION in misfits(logic, turned)
+    small = logic.addReferenceNode(volumes.add("Small", volumes.grid(spacing=(0.7, 0.7, 4.0))))
+    assert misfits(logic, small) == [Misfit.FIELD_OF_VIEW]
+    logic.query().SetName("T1 axial")
+    references[1].SetName("T2 axial")
+    contrast = logic.addReferenceNode(references[1])
+    assert misfits(logic, contrast) == [Misfit.CONTRAST]
+
+
+def test_fit_compares_only_what_is_known():
+    known = Traits(modality="MR", body_part="BRAIN", weighting="t1", enhanced=False)
+    assert reasons_against(known, Traits()) == []
+    other = Traits(modality="CT", body_part="CHEST", weighting="t2", enhanced=True)
+    found = {reason.misfit for reason in reasons_against(known, other)}
+    assert found == {Misfit.MODALITY, Misfit.BODY_PART, Misfit.CONTRAST, Misfit.ENHANCEMENT}
+    assert weighting_of("AX T2_FLAIR fs") == "flair"
+    assert weighting_of("t1_mprage") == "t1"
+    assert weighting_of("localizer") == ""
+
+
+def test_a_set_keeps_paths_and_comes_back(study, tmp_path):
+    logic, _query, _references = study
+    logic.addReferencePath(saved(tmp_path / "a.nii.gz"))
+    logic.addReferencePath(saved(tmp_path / "b.nii.gz"))
+    path = logic.saveReferenceSet("Brain T1: 1.5 T/A")
+    document = json.loads(path.read_text())
+    assert [sorted(entry) for entry in document["references"]] == [["kind", "label", "value"]] * 2
+    assert path.stat().st_size < 1000
+    logic.removeReferences([row.key for row in logic.references()])
+    assert logic.referenceSets() == ["Brain T1: 1.5 T/A"]
+    assert logic.loadReferenceSet("Brain T1: 1.5 T/A") == []
+    assert [row.name for row in logic.references()] == ["a.nii.gz", "b.nii.gz"]
+
+
+def test_a_set_whose_files_are_gone_says_which(study, tmp_path, quiet_log):
+    logic, _query, _references = study
+    logic.addReferencePath(saved(tmp_path / "a.nii.gz"))
+    logic.addReferencePath(saved(tmp_path / "b.nii.gz"))
+    logic.saveReferenceSet("Knees")
+    (tmp_path / "b.nii.gz").unlink()
+    (problem,) = logic.loadReferenceSet("Knees")
+    assert "b.nii.gz is gone" in problem
+    rows = logic.references()
+    assert [row.use for row in rows] == [True, False]
+    assert misfits(logic, rows[1]) == [Misfit.MISSING]
+    # Ticked all the same, it stops the run with its name, and nothing else happens.
+    logic.setReferenceUsed(rows[1].key, True)
+    assert "b.nii.gz" in logic.whyNotReady()
+
+
+def test_a_volume_without_a_home_cannot_be_in_a_set(study):
+    logic, _query, references = study
+    logic.addReferenceNode(references[0])
+    with pytest.raises(InputError, match="Normal 1"):
+        logic.saveReferenceSet("Lost")
+    assert logic.referenceSets() == []
+
+
+def test_a_damaged_or_foreign_set_is_refused(study, tmp_path):
+    from D24FADLib.references import sets
+
+    logic, _query, _references = study
+    folder = tmp_path / "sets"
+    folder.mkdir()
+    for name, text in (
+        ("broken", "{"),
+        ("foreign", "{}"),
+        ("later", '{"format": "d24fad-reference-set", "version": 9}'),
+    ):
+        path = sets.file_of(folder, name)
+        path.write_text(text)
+        with pytest.raises(InputError, match=name):
+            sets.load_set(path)
+    assert logic.referenceSets() == []
+    with pytest.raises(InputError, match="gone"):
+        sets.load_set(folder / "nothing.json")
+    with pytest.raises(InputError, match="name"):
+        sets.file_of(folder, " /..")
+
+
+def test_the_dicom_browser_without_a_selection(study):
+    logic, _query, _references = study
+    (problem,) = logic.addReferencesFromDicomSelection()
+    assert "DICOM browser" in problem
+
+
+def test_packages_are_asked_for_before_anything_is_installed():
+    from D24FADParts import dependencies
+
+    package = dependencies.Package("no-such-package", "no_such_module", "no-such-package>=1", 7)
+    assert dependencies.missing([package]) == [package]
+    assert dependencies.missing() == []
+    assert "no-such-package, about 7 MB" in dependencies.question([package])
+    arguments = dependencies.pipArguments(["torch>=2.1"], "c.txt", "/wheels")
+    assert arguments == ["torch>=2.1", "--constraint", "c.txt", "--no-index", "--find-links", "/wheels"]
+    pinned = dependencies.keptVersions()
+    assert any(text.startswith("numpy==") for text in pinned)
+    assert any(text.startswith("SimpleITK==") for text in pinned)
