@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from D24FADLib import __version__
-from D24FADLib.commands import demo, detect, info, train
+from D24FADLib.commands import demo, detect, info, send, series, train
 from D24FADLib.commands.progress import JsonReporter, Reporter, TerminalReporter
 from D24FADLib.errors import Cancelled, D24FADError, ModelError, OutputError
 
@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"d24fad {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for module in (detect, demo, train, info):
+    for module in (detect, demo, series, send, train, info):
         module.add_parser(verbs)
     return parser
 
@@ -48,9 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         reporter.error("memory", str(error) or _OUT_OF_MEMORY)
         return FAILED
+    except Exception as error:
+        if isinstance(reporter, JsonReporter):  # the listener must hear of it; the trace goes to stderr
+            reporter.error("internal", f"internal error ({type(error).__name__})")
+        raise
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break the tidying up
     raise KeyboardInterrupt
 
 

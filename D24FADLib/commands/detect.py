@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from D24FADLib.commands.progress import Reporter
+from D24FADLib.dicom import detect_options
 from D24FADLib.errors import InputError
 
 if TYPE_CHECKING:
+    from D24FADLib.imaging.volume import Volume
     from D24FADLib.inference.detection import Detection
     from D24FADLib.inference.options import DetectionOptions
 
@@ -21,7 +24,7 @@ def add_parser(subparsers: Any) -> None:
         description="Compare a study, slice by slice, with a few normal references of the same protocol. "
         "Reads NIfTI, NRRD, MetaImage, DICOM folders and pictures. Research use only; not a diagnosis.",
     )
-    parser.add_argument("query", metavar="QUERY", help="the study: a file or a DICOM folder")
+    parser.add_argument("query", nargs="?", metavar="QUERY", help="the study: a file or a DICOM folder")
     parser.add_argument(
         "--support",
         action="append",
@@ -35,6 +38,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run's results in DIR")
     parser.add_argument("--series", metavar="UID", help="the series of QUERY, where its folder holds several")
     add_options(parser)
+    detect_options.add_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -74,8 +78,10 @@ def options_from(args: argparse.Namespace) -> DetectionOptions:
 
     if args.batch is not None and args.batch < 1:
         raise InputError("--batch: give 1 or more slices")
-    if args.false_positives_per_study <= 0:
+    if not 0 < args.false_positives_per_study < math.inf:
         raise InputError("--false-positives-per-study: give a number above 0")
+    if args.threshold is not None and not math.isfinite(args.threshold):
+        raise InputError("--threshold: give a number")
     return DetectionOptions(
         plane=Plane(args.plane) if args.plane else None,
         align=Alignment(args.align) if args.align else None,
@@ -90,18 +96,13 @@ def options_from(args: argparse.Namespace) -> DetectionOptions:
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> int:
-    from D24FADLib.imaging.reading import read_volume
     from D24FADLib.inference.detector import detect
     from D24FADLib.inference.outputs import check_output_folder, write_outputs
 
     options = options_from(args)
     check_output_folder(args.output, args.overwrite)
-    paths = [args.query, *args.support]
-    volumes = []
-    for number, path in enumerate(paths):
-        reporter.progress("read", number, len(paths))
-        volumes.append(read_volume(path, args.series if number == 0 else None))
-    detection = detect(volumes[0], volumes[1:], options, progress=reporter.progress)
+    query, supports, query_files = read_inputs(args, reporter)
+    detection = detect(query, supports, options, progress=reporter.progress)
     files = write_outputs(
         detection,
         args.output,
@@ -110,8 +111,42 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     )
     for warning in detection.warnings:
         reporter.warning(warning)
+    if args.dicom_output:
+        for note in detect_options.write_output(args, detection, query_files, supports):
+            reporter.warning(note)
     reporter.result(summarise(detection, args.output, files))
     return 0
+
+
+def read_inputs(args: argparse.Namespace, reporter: Reporter) -> tuple[Volume, list[Volume], tuple[str, ...]]:
+    """Query, supports and, where it is known, the DICOM files of the query."""
+    from D24FADLib.imaging.reading import read_volume
+
+    if args.dicom:
+        if args.query or args.support:
+            raise InputError("give either --dicom with series UIDs or QUERY and --support paths, not both")
+        inputs = detect_options.read_inputs(args, lambda done, total: reporter.progress("read", done, total))
+        for note in inputs.notes:
+            reporter.warning(note)
+        return inputs.query, list(inputs.supports), inputs.query_files
+    if not args.query:
+        raise InputError("no study was given: d24fad detect QUERY --support PATH ... --output DIR")
+    total = 1 + len(args.support)
+    reporter.progress("read", 0, total)
+    files: tuple[str, ...] = ()
+    if args.dicom_output:
+        from D24FADLib.dicom.library import open_volume
+
+        query, notes, files = open_volume(args.query, args.series)
+        for note in notes:
+            reporter.warning(note)
+    else:
+        query = read_volume(args.query, args.series)
+    supports = []
+    for number, path in enumerate(args.support, start=1):
+        reporter.progress("read", number, total)
+        supports.append(read_volume(path))
+    return query, supports, files
 
 
 def summarise(detection: Detection, folder: Path, files: dict[str, Path]) -> dict[str, Any]:
@@ -122,6 +157,7 @@ def summarise(detection: Detection, folder: Path, files: dict[str, Path]) -> dic
         "score": detection.score,
         "threshold": detection.threshold,
         "calibrated": detection.calibrated,
+        "min_volume_ml": detection.min_volume_ml,
         "findings": detection.record["findings"],
         "supports": detection.record["supports"],
         "seconds": detection.record["seconds"],

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .progress import Reporter
+
 if TYPE_CHECKING:
     from ..dicom.catalog import Catalog, SeriesEntry
     from ..dicom.suitability import Check
@@ -28,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, reporter: Reporter) -> int:
     from ..dicom.library import open_library
 
     where = ":memory:" if args.no_index else args.index

@@ -67,7 +67,7 @@ def detect(
         query, supports, options.plane, options.align, options.ct_window, tell, should_cancel
     )
     clock.lap("prepare")
-    encoder = choose_encoder(options.runtime, model, device)
+    encoder = choose_encoder(options.runtime, model, device, "".join(about["sha256"].values()))
     comparer = Comparer(model, Evidence(**about.get("evidence", {})), device, encoder)
     batch = options.batch or default_batch(device, 1 + len(supports))
     compared = compare(prepared, comparer, int(about.get("input_size", 256)), batch, tell, should_cancel)
@@ -115,6 +115,7 @@ def detect(
         threshold=float(threshold),
         calibrated=scored.calibration is not None,
         score=scored.score,
+        min_volume_ml=scored.min_volume_ml,
         warnings=tuple(warnings),
         record={},
     )

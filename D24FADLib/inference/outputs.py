@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import csv
+import importlib.util
 import json
 import os
 import shutil
@@ -35,6 +36,8 @@ def check_output_folder(folder: Path, overwrite: bool) -> None:
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise OutputError(f"{folder.name}: not empty; choose another folder or say --overwrite")
     parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not parent.is_dir():
+        raise OutputError(f"{folder.name}: {parent.name} is a file; choose another folder for the results")
     if not os.access(parent, os.W_OK):
         raise OutputError(f"{folder.name}: no permission to write there; choose another folder")
 
@@ -44,12 +47,12 @@ def write_outputs(
     folder: Path,
     *,
     overwrite: bool = False,
-    overview: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Path]:
     """Write all files of a detection and return them by role.
 
-    Raises OutputError; then the folder is as it was. Files in it that are not a run's stay.
+    overview.png is left out where matplotlib is not installed. Raises OutputError; then the folder is as
+    it was. Files in it that are not a run's stay.
     """
     check_output_folder(folder, overwrite)
     volumes = {
@@ -74,14 +77,17 @@ def write_outputs(
         (aside / "run.json").write_text(record + "\n", encoding="utf-8")
         if progress:
             progress(total - 1, total)
-        if overview:
+        # Slicer's Python comes without matplotlib, and its panel shows the volumes themselves.
+        if importlib.util.find_spec("matplotlib") is not None:
             from D24FADLib.inference.overview import draw_overview
 
             draw_overview(detection, aside / "overview.png")
         names = sorted(p.name for p in aside.iterdir())
         if progress:
             progress(total, total)
-    return {name.split(".")[0]: folder / name for name in names}
+    # findings.csv and findings.seg.nrrd are two files
+    roles = {"findings.seg.nrrd": "segmentation"}
+    return {roles.get(name, name.split(".")[0]): folder / name for name in names}
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def draw_overview(detection: Detection, path: Path) -> None:
             if column == 2:
                 section = scores[canonical]
                 shown = axes.imshow(
-                    np.ma.masked_less(section, detection.threshold / 2),
+                    np.ma.masked_less(section, 0.7 * detection.threshold),
                     cmap="inferno", vmin=0, vmax=top, alpha=0.65,
                     aspect=row_mm / col_mm, interpolation="bilinear",
                 )  # fmt: skip

@@ -73,6 +73,7 @@ def run_record(
         "threshold": detection.threshold,
         "threshold_meaning": _threshold_meaning(detection, options),
         "score": detection.score,
+        "min_volume_ml": detection.min_volume_ml,
         "findings": [asdict(finding) for finding in detection.findings],
         "warnings": list(detection.warnings),
         "seconds": dict(seconds),
