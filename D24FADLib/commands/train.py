@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from D24FADLib.training.trainer import CurvePoint, TrainingOptions
 
 DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "d24fad" / "teacher-features"
+# How detection uses a trained model: pixels of a slice's longer side, and what the map adds up.
+INPUT_SIZE = 256
+EVIDENCE = {"student": 1.0, "teacher": 1.0}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -125,7 +128,7 @@ def metadata(options: TrainingOptions, images: dict[str, int], sizes: list[int])
         "channel_def": {"0": "red or gray", "1": "green or gray", "2": "blue or gray"},
     }
     return {
-        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20220324.json",
+        "name": "d24fad",
         "version": __version__,
         "changelog": {__version__: "first trained model"},
         "monai_version": "1.6.1",
@@ -154,6 +157,8 @@ def metadata(options: TrainingOptions, images: dict[str, int], sizes: list[int])
             },
         },
         "d24fad": {
+            "input_size": INPUT_SIZE,
+            "evidence": EVIDENCE,
             "preprocessing": "float32 in [0, 1], three equal channels for gray images, sides multiples of 32",
             "training": {
                 **dataclasses.asdict(options),

@@ -57,8 +57,17 @@ class Calibration:
 
 
 def smooth(residual: NDArray[np.float32], sigma: Sigma) -> NDArray[np.float32]:
-    """Gaussian smoothing in feature positions (slice, row, column), the paper's last step done in 3D."""
-    return np.asarray(ndimage.gaussian_filter(residual, sigma, mode="nearest"), np.float32)
+    """Gaussian smoothing in feature positions (slice, row, column), the paper's last step done in 3D.
+
+    NaN, where nothing is known, counts for nothing and stays NaN.
+    """
+    known = ~np.isnan(residual)
+    if known.all():
+        return np.asarray(ndimage.gaussian_filter(residual, sigma, mode="nearest"), np.float32)
+    share = ndimage.gaussian_filter(known.astype(np.float32), sigma, mode="nearest")
+    filled = np.where(known, residual, 0).astype(np.float32)
+    smoothed = ndimage.gaussian_filter(filled, sigma, mode="nearest") / np.maximum(share, 1e-6)
+    return np.where(known, smoothed, np.nan).astype(np.float32)
 
 
 def depth_below_surface(body: NDArray[np.bool_], pitch_mm: Sigma) -> NDArray[np.float32]:
@@ -109,7 +118,7 @@ def calibrate(left_out: NDArray[np.float32], pitch_mm: Sigma) -> Calibration:
     return Calibration(local, by_depth, spread, support_scores)
 
 
-def _class_means(sums: NDArray[np.float64], hits: NDArray[Any]) -> NDArray[np.float64]:
+def _class_means(sums: NDArray[Any], hits: NDArray[Any]) -> NDArray[np.float64]:
     """Mean per class; that of all where a class was not seen."""
     overall = sums.sum() / max(hits.sum(), 1) if hits.sum() else 1.0
     return np.where(hits > 0, sums / np.maximum(hits, 1), overall)

@@ -44,9 +44,9 @@ class Comparison:
     """Residuals on the feature grid (n, h, w) of the box's slices.
 
     full: query against all K supports. reduced: query against K - 1 supports, the mean over the support
-    left out; left_out: (K, n, h, w), each support against the K - 1 others, NaN outside its own body.
-    These two are what
-    calibration compares, like with like. Both None for K = 1. weights: (n, scales, K).
+    left out; left_out: (K, n, h, w), each support against the K - 1 others, NaN outside its own body and
+    where no other reaches. These two are what calibration compares, like with like. Both None for K = 1.
+    weights: (n, scales, K).
     covered: how many supports reach each position, (n, h, w).
     """
 
@@ -210,5 +210,6 @@ def compare(
         return Comparison(full, None, None, weights, covered_count)
     reduced = torch.cat([p[1] for p in parts]).numpy()
     against_others = torch.cat([p[2] for p in parts], dim=1)
-    left_out = np.where(prepared.support_body_on(grid), against_others.numpy(), np.nan).astype(np.float32)
+    judged = prepared.support_body_on(grid) & (covered_count > 1)  # itself and at least one other
+    left_out = np.where(judged, against_others.numpy(), np.nan).astype(np.float32)
     return Comparison(full, reduced, left_out, weights, covered_count)

@@ -27,6 +27,7 @@ Progress = Callable[[str, int, int], None]
 
 STEPS = ("model", "align", "prepare", "compare", "calibrate", "findings")
 _STANDS_OUT = 3.0  # robust z of a support's own score among the supports
+_UNJUDGED = 0.02  # share of the body from which on the reader is told
 _SCORE_SHARE = 5e-4  # of the body: the study's score is the mean of its highest positions
 
 
@@ -93,6 +94,11 @@ def detect(
         for r in reports
         if r.stands_out
     ]
+    if scored.unjudged > _UNJUDGED:
+        warnings.append(
+            f"{scored.unjudged:.0%} of the study's body was not judged: fewer than half of the references "
+            "reach it."
+        )
     if scored.calibration is None:
         warnings.append("The map is a raw residual: a meaning needs at least two references.")
     detection = Detection(
@@ -154,23 +160,27 @@ class _Scored:
         # slice at most, so that thin findings in thick slices survive.
         in_plane = (self.pitch[1] + self.pitch[2]) / 2
         sigma = (min(in_plane / self.pitch[0], 1.0) if grid[0] > 1 else 0.0, 1.0, 1.0)
-        self.reached = compared.covered > 0
-        self.body = on_grid(prepared.body[prepared.box], grid[1:]) & self.reached
-        self.residual = np.where(self.reached, smooth(compared.full, sigma), 0).astype(np.float32)
+        # With less than half of the references there, nothing of what follows would hold.
+        reached = compared.covered >= max(1, (compared.weights.shape[-1] + 1) // 2)
+        inside = on_grid(prepared.body[prepared.box], grid[1:])
+        self.unjudged = float((inside & ~reached).sum() / max(inside.sum(), 1))
+        self.body = inside & reached
+        full = np.where(reached, compared.full, np.nan).astype(np.float32)
+        self.residual = np.nan_to_num(smooth(full, sigma))
         self.calibration: Calibration | None = None
         if compared.left_out is not None and compared.reduced is not None:
-            left_out = np.stack([_smooth_known(one, sigma) for one in compared.left_out])
+            left_out = np.stack([smooth(one, sigma) for one in compared.left_out])
             self.calibration = calibrate(left_out, self.pitch)
-            # With one support left, K - 1 of them may be none: there the full comparison has to do.
-            reduced = np.where(compared.covered > 1, compared.reduced, compared.full)
-            depth = depth_below_surface(on_grid(prepared.body[prepared.box], grid[1:]), self.pitch)
-            scores = self.calibration.scores(smooth(reduced, sigma), depth)
+            # Where one support reaches, K - 1 of them may be none: there the full comparison has to do.
+            reduced = np.where(compared.covered > 1, compared.reduced, full)
+            depth = depth_below_surface(inside, self.pitch)
+            scores = np.nan_to_num(self.calibration.scores(smooth(reduced, sigma), depth))
         else:
             scores = self.residual
         self.scores = np.where(self.body, scores, 0).astype(np.float32)
-        inside = np.sort(self.scores[self.body])[::-1]
-        top = max(5, round(_SCORE_SHARE * inside.size))
-        self.score = float(inside[:top].mean()) if inside.size else 0.0
+        ordered = np.sort(self.scores[self.body])[::-1]
+        top = max(5, round(_SCORE_SHARE * ordered.size))
+        self.score = float(ordered[:top].mean()) if ordered.size else 0.0
 
     @property
     def min_volume_ml(self) -> float:
@@ -252,16 +262,6 @@ def _closed(prepared: Prepared) -> list[slice]:
     """The box with its ends inside the volume."""
     shape = prepared.query.shape
     return [slice(*side.indices(shape[axis])[:2]) for axis, side in enumerate(prepared.box)]
-
-
-def _smooth_known(residual: NDArray[np.float32], sigma: tuple[float, float, float]) -> NDArray[np.float32]:
-    """Smoothing that leaves out NaN, and keeps it where nothing is known."""
-    known = ~np.isnan(residual)
-    if known.all():
-        return smooth(residual, sigma)
-    share = smooth(known.astype(np.float32), sigma)
-    smoothed = smooth(np.where(known, residual, 0).astype(np.float32), sigma) / np.maximum(share, 1e-6)
-    return np.where(known, smoothed, np.nan).astype(np.float32)
 
 
 def _all_shares(weights: NDArray[np.float32], prepared: Prepared) -> NDArray[np.float32]:

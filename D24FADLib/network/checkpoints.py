@@ -51,9 +51,7 @@ def read_torch_file(path: Path) -> Any:
             f"{path.name}: refused, it is not a plain weight file (it holds Python objects or is damaged). "
             "Save the state_dict alone."
         ) from None
-    except (
-        Exception
-    ) as error:  # on damaged files torch raises nearly anything: IndexError, KeyError, struct.error
+    except Exception as error:  # on damaged files torch raises nearly anything, IndexError and KeyError too
         raise ModelError(f"{path.name}: cannot be read as a torch weight file ({error!r})") from None
 
 

@@ -99,10 +99,15 @@ class D24FADModel(nn.Module):
         return self
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """Student features at strides 4, 8, 16 of images (..., 3, H, W) in [0, 1], leading axes kept."""
-        if images.shape[-3] != 3 or images.shape[-1] % self.stride or images.shape[-2] % self.stride:
+        """Student features at strides 4, 8, 16 of images (..., N, 3, H, W) in [0, 1], leading axes kept."""
+        if (
+            images.dim() < 4
+            or images.shape[-3] != 3
+            or images.shape[-1] % self.stride
+            or images.shape[-2] % self.stride
+        ):
             raise ValueError(
-                f"images must be (..., 3, H, W) with H and W multiples of {self.stride}, "
+                f"images must be (..., N, 3, H, W) with H and W multiples of {self.stride}, "
                 f"got {tuple(images.shape)}"
             )
         leading = images.shape[:-3]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from D24FADLib.errors import InputError
 from D24FADLib.training.features import FeatureSet
 
 
@@ -22,13 +23,21 @@ class Episode:
 
 
 def split(sets: Sequence[FeatureSet], held_out: float, seed: int) -> list[tuple[list[int], list[int]]]:
-    """Training and validation indices per set; sets of one task (other sizes, mirrored) share the split."""
+    """Training and validation indices per set; sets of one task (other sizes, mirrored) share the split.
+
+    Raises InputError where a task leaves fewer than two images, a query and a support, for training.
+    """
     by_task: dict[str, tuple[list[int], list[int]]] = {}
     rng = np.random.default_rng(seed)
     for features in sets:
         if features.task not in by_task:
             order = [int(i) for i in rng.permutation(len(features))]
             kept = max(2, round(len(order) * held_out))
+            if len(order) - kept < 2:
+                raise InputError(
+                    f"{features.task}: {len(order)} normals are too few; {kept} are held out for validation, "
+                    "and at least two, a query and a support, must be left to train on"
+                )
             by_task[features.task] = (sorted(order[kept:]), sorted(order[:kept]))
     return [by_task[features.task] for features in sets]
 

@@ -56,6 +56,8 @@ def load_image(path: Path, size: int) -> Tensor:
 
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):  # PIL would clip, not scale, to 8 bit
+                raise InputError(f"{path.name}: more than 8 bit a channel; save it as an 8 bit image")
             pixels = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS))
     except (OSError, UnidentifiedImageError):
         raise InputError(f"{path.name}: not a readable image; remove it from the training folder") from None
