@@ -110,7 +110,7 @@ def calibrate(left_out: NDArray[np.float32], pitch_mm: Sigma) -> Calibration:
     for k in everyone:
         local, by_depth = fit([j for j in everyone if j != k])
         deviations[k] = _log_ratio(filled[k], _shrunk(local, by_depth[classes[k]]))
-    squares = np.bincount(classes[valid], deviations[valid] ** 2, number)
+    squares = np.bincount(classes[valid], deviations[valid] ** 2, number).astype(np.float64)
     spread = np.sqrt(_class_means(squares, class_hits.sum(0)))
     spread = np.maximum(spread, _MIN_SPREAD)
     support_scores = np.where(valid, deviations / spread[classes], 0.0).astype(np.float32)

@@ -30,6 +30,7 @@ save_bundle(D24FADModel(imagenet_lite0()), Path(sys.argv[1]), metadata(TrainingO
 def model(tmp_path_factory):
     """The embedded model; an untrained one where there is none yet (torch stays out of the GUI process)."""
     from d24fadhost.fixtures import ROOT
+
     from D24FADLib.inference.models import embedded_models
 
     if embedded_models():
