@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,9 +38,12 @@ def detect(
     *,
     progress: Progress | None = None,
     should_cancel: Callable[[], bool] | None = None,
+    **changes: Any,
 ) -> Detection:
     """Find where the query departs from the supports.
 
+    `changes` are fields of DetectionOptions by name (plane="axial", align="rigid", device="cpu", ...), on
+    top of `options`. TypeError for an unknown one, ValueError for a plane or alignment that does not exist.
     `progress(step, done, total)` is called in this thread with the STEPS. `should_cancel` is asked
     between batches. The same input gives the same output, bit for bit, on one machine's CPU.
     Raises InputError, ModelError, Cancelled, and MemoryError where the device is too small.
@@ -53,7 +56,7 @@ def detect(
     from D24FADLib.inference.preparation import check_inputs, prepare_study
     from D24FADLib.inference.runtimes import choose_encoder
 
-    options = options or DetectionOptions()
+    options = replace(options or DetectionOptions(), **changes)
     tell: Progress = progress or (lambda step, done, total: None)
     clock = _Clock()
     check_inputs(query, supports)  # before anything slow

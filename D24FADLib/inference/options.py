@@ -31,3 +31,10 @@ class DetectionOptions:
     false_positives_per_study: float = 1.0
     ct_window: str = "auto"
     batch: int | None = None
+
+    def __post_init__(self) -> None:
+        # Names do as well as members.
+        if self.plane is not None:
+            object.__setattr__(self, "plane", Plane(self.plane))
+        if self.align is not None:
+            object.__setattr__(self, "align", Alignment(self.align))
