@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from D24FADLib.commands.detect import add_options, findings_text, options_from, summarise
 from D24FADLib.commands.progress import Reporter
 
@@ -32,6 +30,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> int:
     """0 where the top finding is the lesion, else 1."""
+    import numpy as np
+
     from D24FADLib.imaging.writing import write_volume
     from D24FADLib.inference.detector import detect
     from D24FADLib.inference.outputs import check_output_folder, write_outputs

@@ -7,10 +7,10 @@ residuals follow one distribution (against all K, a query's would be smaller tha
 Residuals are positive and spread in proportion to their size (cortex varies more than white matter), so
 the score is a z-score of the logarithm:
 
-    z(x) = (log r(x) - log m(x)) / s
+    z(x) = (log r(x) - m(x)) / s
 
-m(x), the expected residual, is the supports' mean in a neighbourhood of x, shrunk towards the mean at
-the same depth below the body's surface because K maps cannot say much about one place; s pools the
+m(x), the expected log residual, is the supports' mean in a neighbourhood of x, shrunk towards the mean
+at the same depth below the body's surface because K maps cannot say much about one place; s pools the
 deviations of all supports at that depth. Depth matters: registration leaves the surface a few
 millimetres off, so that tissue meets air there in normal studies too. Each support counts inside its
 own body and by its own depth, as the query does. The deviations of a support are taken from the m of
@@ -28,7 +28,7 @@ from scipy import ndimage
 
 Sigma = tuple[float, float, float]
 
-_SHRINKAGE = 0.4  # weight of the depth's mean in the expected residual
+_SHRINKAGE = 0.4  # weight of the depth's mean in the expected log residual
 _NEIGHBOURHOOD = 3.0  # sigma in feature positions
 _FLOOR = 1e-3  # residuals below are numerical noise
 _MIN_SPREAD = 0.05  # of log residuals: identical supports must not divide by zero
@@ -39,8 +39,8 @@ _DEPTHS_MM = (0.0, 3.0, 6.0, 10.0, 16.0)  # lower ends of the depth classes
 class Calibration:
     """What is normal, fitted to the supports.
 
-    local: (n, h, w) mean residual in the neighbourhood, NaN where no support tells; by_depth: mean
-    residual of each depth class; spread: standard deviation of the log residual in each class.
+    local: (n, h, w) mean log residual in the neighbourhood, NaN where no support tells; by_depth: mean
+    log residual of each depth class; spread: standard deviation about the expected one in each class.
     support_scores: (K, n, h, w), each support's own z, 0 outside its body.
     """
 
@@ -52,8 +52,8 @@ class Calibration:
     def scores(self, residual: NDArray[np.float32], depth_mm: NDArray[np.float32]) -> NDArray[np.float32]:
         """z (n, h, w) of a residual against K - 1 supports, smoothed as those of the calibration were."""
         classes = depth_class(depth_mm)
-        z = _log_ratio(residual, _shrunk(self.local, self.by_depth[classes])) / self.spread[classes]
-        return np.asarray(z, np.float32)
+        deviation = _log(residual) - _shrunk(self.local, self.by_depth[classes])
+        return np.asarray(deviation / self.spread[classes], np.float32)
 
 
 def smooth(residual: NDArray[np.float32], sigma: Sigma) -> NDArray[np.float32]:
@@ -88,7 +88,7 @@ def calibrate(left_out: NDArray[np.float32], pitch_mm: Sigma) -> Calibration:
     pitch_mm: distance of neighbouring positions along slice, row, column.
     """
     valid = ~np.isnan(left_out)
-    filled = np.where(valid, left_out, 0.0).astype(np.float32)
+    filled = np.where(valid, _log(np.where(valid, left_out, 1.0)), 0.0).astype(np.float32)
     classes = np.stack([depth_class(depth_below_surface(body, pitch_mm)) for body in valid])
     number = len(_DEPTHS_MM)
     # Sums per support, class and place: leaving one support out is a subtraction.
@@ -109,7 +109,7 @@ def calibrate(left_out: NDArray[np.float32], pitch_mm: Sigma) -> Calibration:
     deviations = np.zeros_like(filled)
     for k in everyone:
         local, by_depth = fit([j for j in everyone if j != k])
-        deviations[k] = _log_ratio(filled[k], _shrunk(local, by_depth[classes[k]]))
+        deviations[k] = filled[k] - _shrunk(local, by_depth[classes[k]])
     squares = np.bincount(classes[valid], deviations[valid] ** 2, number).astype(np.float64)
     spread = np.sqrt(_class_means(squares, class_hits.sum(0)))
     spread = np.maximum(spread, _MIN_SPREAD)
@@ -120,7 +120,7 @@ def calibrate(left_out: NDArray[np.float32], pitch_mm: Sigma) -> Calibration:
 
 def _class_means(sums: NDArray[Any], hits: NDArray[Any]) -> NDArray[np.float64]:
     """Mean per class; that of all where a class was not seen."""
-    overall = sums.sum() / max(hits.sum(), 1) if hits.sum() else 1.0
+    overall = sums.sum() / max(hits.sum(), 1)
     return np.where(hits > 0, sums / np.maximum(hits, 1), overall)
 
 
@@ -128,8 +128,8 @@ def _shrunk(local: NDArray[np.float32], by_depth: NDArray[np.float64]) -> NDArra
     return np.where(np.isnan(local), by_depth, (1 - _SHRINKAGE) * local + _SHRINKAGE * by_depth)
 
 
-def _log_ratio(residual: NDArray[np.float32], expected: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.log(np.maximum(residual, _FLOOR) / np.maximum(expected, _FLOOR))
+def _log(residual: NDArray[Any]) -> NDArray[Any]:
+    return np.log(np.maximum(residual, _FLOOR))
 
 
 def threshold_for(

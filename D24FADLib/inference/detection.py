@@ -70,6 +70,6 @@ class Detection:
     threshold: float
     calibrated: bool
     score: float
-    min_volume_ml: float  # a smaller component is no finding
     warnings: tuple[str, ...]
     record: dict[str, Any]
+    min_volume_ml: float = 0.0  # a smaller component is no finding

@@ -65,6 +65,7 @@ def detect(
     model, metadata = load_model(options.model)
     about = metadata["d24fad"]
     clock.lap("model")
+    tell("model", 1, 1)
 
     prepared = prepare_study(
         query, supports, options.plane, options.align, options.ct_window, tell, should_cancel
@@ -82,6 +83,7 @@ def detect(
     if threshold is None:
         threshold = scored.threshold(options.false_positives_per_study)
     clock.lap("calibrate")
+    tell("calibrate", 1, 1)
     if should_cancel and should_cancel():
         raise Cancelled("Detection was cancelled.")
 

@@ -23,7 +23,7 @@ def worst_slices(detection: Detection, count: int = ROWS) -> list[int]:
     """Positions in `detection.slices` of the highest peaks, not closer than a twentieth of the stack, in
     order of their place."""
     order = sorted(range(len(detection.slices)), key=lambda n: -detection.slices[n].peak)
-    apart = max(1, len(order) // 20)
+    apart = max(2, len(order) // 20)
     chosen: list[int] = []
     for number in order:
         if len(chosen) < count and all(abs(number - other) >= apart for other in chosen):

@@ -79,7 +79,7 @@ def test_everything_lies_on_exactly_the_querys_grid(simulated, options, grid: st
     supports = [GRIDS[grid](v) for v in simulated.supports[:2]]
     if grid == "left-handed":
         assert np.linalg.det(np.array(query.image.GetDirection()).reshape(3, 3)) < 0
-    detection = detect(query, supports, options(plane=plane))
+    detection = detect(query, supports, options(plane=plane, threshold=2.0))
     assert detection.plane is plane
     for volume in volumes_of(detection):
         assert_grid(volume.image, query.image)
