@@ -19,6 +19,7 @@ from detections import detection_for
 from dicom_factory import SeriesSpec, phantom, reread, write_series
 
 from D24FADLib.commands import send as send_command
+from D24FADLib.commands.progress import TerminalReporter
 from D24FADLib.dicom.export import KINDS, Exported, export_detection
 from D24FADLib.dicom.send import collect, parse_address, send_cstore, send_stow
 from D24FADLib.dicom.series import read_files
@@ -269,13 +270,13 @@ def test_the_command(
     send_command.add_parser(parser.add_subparsers())
     folder = next(iter(exported.files.values())).parent
     args = parser.parse_args(["send", str(folder), "--to", server.dicom, "--aec", "ORTHANC", "--json"])
-    assert args.run(args) == 0
+    assert args.run(args, TerminalReporter()) == 0
     assert all(entry["ok"] for entry in json.loads(capsys.readouterr().out))
     (tmp_path / "auth").write_text("user:pass")
     args = parser.parse_args(
         ["send", str(folder), "--stow", server.web, "--auth-file", str(tmp_path / "auth")]
     )
-    assert args.run(args) == 0
+    assert args.run(args, TerminalReporter()) == 0
     assert f"{len(KINDS)} of {len(KINDS)} stored" in capsys.readouterr().out
 
 

@@ -16,6 +16,7 @@ import pytest
 from dicom_factory import SAGITTAL, SeriesSpec, multiframe, phantom, reread, write_series
 
 from D24FADLib.commands import series as series_command
+from D24FADLib.commands.progress import TerminalReporter
 from D24FADLib.dicom.index import default_index, index_folder
 from D24FADLib.dicom.library import open_library, open_volume
 from D24FADLib.errors import Cancelled, InputError, OutputError
@@ -345,7 +346,7 @@ def test_the_command_lists_and_judges(tmp_path: Path, capsys: pytest.CaptureFixt
     series_command.add_parser(parser.add_subparsers())
     query = specs["a"].series_uid
     args = parser.parse_args(["series", str(tmp_path / "in"), "--json", "--no-index", "--query", query])
-    assert args.run(args) == 0
+    assert args.run(args, TerminalReporter()) == 0
     listed = json.loads(capsys.readouterr().out)
     by_uid = {entry["series_uid"]: entry for entry in listed["series"]}
     assert (listed["patients"], listed["studies"], len(by_uid)) == (2, 4, 5)
@@ -355,7 +356,7 @@ def test_the_command_lists_and_judges(tmp_path: Path, capsys: pytest.CaptureFixt
     assert entry["as_reference"]["reasons"][0] == "it is the query itself"
     assert by_uid[specs["c"].series_uid]["as_reference"]["suitable"] == "refuse"
     args = parser.parse_args(["series", str(tmp_path / "in"), "--no-index"])
-    assert args.run(args) == 0
+    assert args.run(args, TerminalReporter()) == 0
     out, err = capsys.readouterr()
     assert "2 patients, 4 studies, 5 series" in out
     assert "readme.txt: not a DICOM file" in err
