@@ -31,10 +31,13 @@ def reference() -> Volume:
     return Volume(image, "reference")
 
 
+SCENES: list[Any] = []  # kept alive as long as the nodes are looked at; the host's own scene stays untouched
+
+
 def _load(path: Path) -> Any:
-    slicer.mrmlScene = slicer.vtkMRMLScene()
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
-    storage = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationStorageNode")
+    SCENES[:] = [slicer.vtkMRMLScene()]
+    node = SCENES[0].AddNewNodeByClass("vtkMRMLSegmentationNode")
+    storage = SCENES[0].AddNewNodeByClass("vtkMRMLSegmentationStorageNode")
     storage.SetFileName(str(path))
     assert storage.ReadData(node) == 1
     return node
