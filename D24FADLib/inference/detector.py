@@ -53,13 +53,12 @@ def detect(
     from D24FADLib.inference.comparison import Comparer, Evidence, compare
     from D24FADLib.inference.devices import choose_device, default_batch
     from D24FADLib.inference.models import load_model
-    from D24FADLib.inference.preparation import check_inputs, prepare_study
+    from D24FADLib.inference.preparation import prepare_study
     from D24FADLib.inference.runtimes import choose_encoder
 
     options = replace(options or DetectionOptions(), **changes)
     tell: Progress = progress or (lambda step, done, total: None)
     clock = _Clock()
-    check_inputs(query, supports)  # before anything slow
     device = choose_device(options.device)
     tell("model", 0, 1)
     model, metadata = load_model(options.model)
@@ -154,7 +153,7 @@ class _Scored:
     def __init__(self, prepared: Prepared, compared: Comparison) -> None:
         from D24FADLib.inference.preparation import on_grid
 
-        box_shape = [side.stop - side.start for side in _closed(prepared)]
+        box_shape = [side.stop - side.start for side in prepared.box]
         grid = compared.full.shape
         # mm of one position along slice, row, column
         self.pitch = (
@@ -264,12 +263,6 @@ class _Placement:
         return np.interp(prepared, level, np.maximum.accumulate(means)).astype(np.float32)
 
 
-def _closed(prepared: Prepared) -> list[slice]:
-    """The box with its ends inside the volume."""
-    shape = prepared.query.shape
-    return [slice(*side.indices(shape[axis])[:2]) for axis, side in enumerate(prepared.box)]
-
-
 def _all_shares(weights: NDArray[np.float32], prepared: Prepared) -> NDArray[np.float32]:
     """(all slices, K): the weights of the compared slices; their mean where nothing was compared."""
     count = prepared.query.shape[0]
@@ -281,7 +274,7 @@ def _all_shares(weights: NDArray[np.float32], prepared: Prepared) -> NDArray[np.
 def _slice_scores(
     query: Volume, prepared: Prepared, scored: _Scored, shares: NDArray[np.float32]
 ) -> tuple[SliceScore, ...]:
-    first = _closed(prepared)[0].start
+    first = prepared.box[0].start
     rows = []
     for canonical in range(prepared.query.shape[0]):
         peak = mean = 0.0

@@ -189,5 +189,6 @@ def _body_box(body: NDArray[np.bool_], spacing: tuple[float, float, float]) -> B
     for axis in range(3):
         hit = np.flatnonzero(body.any(axis=tuple(a for a in range(3) if a != axis)))
         margin = 0 if axis == 0 else round(_MARGIN_MM / spacing[axis])
-        sides.append(slice(max(0, int(hit[0]) - margin), int(hit[-1]) + 1 + margin))
+        end = min(body.shape[axis], int(hit[-1]) + 1 + margin)
+        sides.append(slice(max(0, int(hit[0]) - margin), end))
     return (sides[0], sides[1], sides[2])
