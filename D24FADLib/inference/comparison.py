@@ -112,15 +112,25 @@ class Comparer:
         self.device = device
         self.encoder = encoder or TorchEncoder(self.model, device)
 
-    @torch.inference_mode()
     def batch(self, images: Tensor, covered: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-        """One batch of slices. images: (1 + K, B, 3, H, W), the query first; covered: (K, B, h, w) bool on
-        the finest feature grid. Returns full (B, h, w), reduced (B, h, w), left_out (K, B, h, w), weights
-        (B, scales, K)."""
-        count, batch = images.shape[:2]
+        """One batch of slices, encoded and compared; images: (1 + K, B, 3, H, W), the query first."""
+        with torch.inference_mode():
+            encoded = self.encoder(images.flatten(0, 1))
+            return self.compare_features([f.unflatten(0, images.shape[:2]) for f in encoded], covered)
+
+    @torch.inference_mode()
+    def compare_features(
+        self, features: Sequence[Tensor], covered: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+        """Compare slices whose features are known.
+
+        features: teacher's and student's, three each, (1 + K, B, C, h, w), the query first. covered:
+        (K, B, h, w) bool on the finest feature grid, where each support reaches. Returns full (B, h, w),
+        reduced (B, h, w), left_out (K, B, h, w), weights (B, scales, K); see Comparison. reduced and
+        left_out are None for K = 1.
+        """
+        count = features[0].shape[0]
         supports = count - 1
-        encoded = self.encoder(images.flatten(0, 1))
-        features = [f.unflatten(0, (count, batch)) for f in encoded]
         teacher, student = features[:3], features[3:]
         distances = self._teacher_distances(teacher, covered)
         everyone = list(range(1, count))
