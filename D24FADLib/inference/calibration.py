@@ -32,6 +32,7 @@ _SHRINKAGE = 0.4  # weight of the depth's mean in the expected log residual
 _NEIGHBOURHOOD = 3.0  # sigma in feature positions
 _FLOOR = 1e-3  # residuals below are numerical noise
 _MIN_SPREAD = 0.05  # of log residuals: identical supports must not divide by zero
+_SCORE_SHARE = 5e-4  # of the positions: the study's score is the mean of the highest
 _DEPTHS_MM = (0.0, 3.0, 6.0, 10.0, 16.0)  # lower ends of the depth classes
 
 
@@ -130,6 +131,13 @@ def _shrunk(local: NDArray[np.float32], by_depth: NDArray[np.float64]) -> NDArra
 
 def _log(residual: NDArray[Any]) -> NDArray[Any]:
     return np.log(np.maximum(residual, _FLOOR))
+
+
+def robust_maximum(scores: NDArray[np.float32]) -> float:
+    """The image's or study's score: the mean of the highest of its positions, at least five; 0 for none."""
+    ordered = np.sort(scores, axis=None)[::-1]
+    top = max(5, round(_SCORE_SHARE * ordered.size))
+    return float(ordered[:top].mean()) if ordered.size else 0.0
 
 
 def threshold_for(

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from D24FADLib.errors import Cancelled
 from D24FADLib.imaging.planes import from_canonical, slice_index, unslices
 from D24FADLib.imaging.volume import Volume
-from D24FADLib.inference.calibration import Calibration, calibrate, depth_below_surface, smooth, threshold_for
+from D24FADLib.inference.calibration import (
+    Calibration,
+    calibrate,
+    depth_below_surface,
+    robust_maximum,
+    smooth,
+    threshold_for,
+)
 from D24FADLib.inference.detection import Detection, SliceScore, SupportReport
 from D24FADLib.inference.findings import find, neighbourhood
 from D24FADLib.inference.options import DetectionOptions
@@ -28,7 +35,6 @@ Progress = Callable[[str, int, int], None]
 STEPS = ("model", "align", "prepare", "compare", "calibrate", "findings")
 _STANDS_OUT = 3.0  # robust z of a support's own score among the supports
 _UNJUDGED = 0.02  # share of the body from which on the reader is told
-_SCORE_SHARE = 5e-4  # of the body: the study's score is the mean of its highest positions
 
 
 def detect(
@@ -183,9 +189,7 @@ class _Scored:
         else:
             scores = self.residual
         self.scores = np.where(self.body, scores, 0).astype(np.float32)
-        ordered = np.sort(self.scores[self.body])[::-1]
-        top = max(5, round(_SCORE_SHARE * ordered.size))
-        self.score = float(ordered[:top].mean()) if ordered.size else 0.0
+        self.score = robust_maximum(self.scores[self.body])
 
     @property
     def min_volume_ml(self) -> float:
