@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from D24FADLib.benchmark.draws import Trial
+from D24FADLib.benchmark.features import load_image
 from D24FADLib.benchmark.images import ImageResults, read_masks
 from D24FADLib.benchmark.judgement import GRID
 from D24FADLib.benchmark.methods import D24FAD, SHIPPED, UNIFORM
 from D24FADLib.benchmark.summary import fixed, settings
-from D24FADLib.training.features import load_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,7 +84,8 @@ def _raincloud(axis: Axes, values: NDArray[np.floating], place: int, color: str)
     from scipy.stats import gaussian_kde
 
     if np.ptp(values) > 0 and len(values) > 2:
-        grid = np.linspace(values.min(), values.max(), 120)
+        margin = 0.12 * float(np.ptp(values))
+        grid = np.linspace(values.min() - margin, values.max() + margin, 120)
         density = gaussian_kde(values)(grid)
         axis.fill_between(
             grid, place + 0.12, place + 0.12 + 0.5 * density / density.max(), color=color, alpha=0.6, lw=0
@@ -102,13 +103,18 @@ def accuracy_and_cost(results: ImageResults, shots: int) -> Figure | None:
     """Mean image AUROC against milliseconds a query and megabytes kept, one point a method."""
     if not results.costs:
         return None
+    from matplotlib.colors import TABLEAU_COLORS
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
     best: dict[str, float] = {}
     for setting in settings(results, shots):
         if setting.method == SHIPPED and setting.score != "own":
             continue
         best[setting.method] = max(setting.mean, best.get(setting.method, 0.0))
     headline = {s.method for s in fixed(settings(results, shots)).values()}
-    figure, axes = _figure(2, 1, (11, 4.6))
+    palette = list(TABLEAU_COLORS.values())
+    colors = {m: palette[i % len(palette)] for i, m in enumerate(sorted(headline))}
+    figure, axes = _figure(2, 1, (11, 4.2))
     for axis, label, unit in (
         (axes[0, 0], "milliseconds a query (encoding and judging)", "time"),
         (axes[0, 1], "MB kept (trained weights, features of the supports)", "memory"),
@@ -121,16 +127,23 @@ def accuracy_and_cost(results: ImageResults, shots: int) -> Figure | None:
             }[unit]
             ours = method == SHIPPED
             strong = ours or method in headline
-            axis.scatter(cost, auroc, s=60 if ours else 26, marker="*" if ours else "o",
-                         color=ABNORMAL if ours else NORMAL, alpha=1 if strong else 0.35, zorder=3)  # fmt: skip
             if strong:
-                axis.annotate(method, (cost, auroc), xytext=(5, 3), textcoords="offset points", fontsize=7)
+                style = {"s": 110, "marker": "*"} if ours else {"s": 34, "marker": "o"}
+                axis.scatter(cost, auroc, color=colors[method], label=method, zorder=3, **style)
+            else:
+                axis.scatter(cost, auroc, s=20, color="#999999", alpha=0.5, lw=0)
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel(label, fontsize=8)
         axis.set_ylabel(f"mean image AUROC, {shots} shots", fontsize=8)
         axis.grid(alpha=0.25)
-        axis.margins(x=0.25)
+        axis.margins(x=0.15)
         axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 1].scatter(
+        [], [], s=20, color="#999999", alpha=0.5, lw=0, label="other settings of the baselines"
+    )
+    figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     return figure
 
 
@@ -165,10 +178,12 @@ def student_features(results: ImageResults, seed: int) -> Figure | None:
 
 
 def example_maps(results: ImageResults, trials: Sequence[Trial], shots: int) -> Figure | None:
-    """Pictures with their mask's outline beside the maps of the headline methods, one colour scale a method."""
+    """Pictures with the mask's outline, and the headline methods' maps, one colour scale a method."""
     trial = next((t for t in trials if t.task.masks), None)
     if trial is None:
         return None
+    from scipy.ndimage import zoom
+
     task = trial.task.name
     ranked = sorted(fixed(settings(results, shots)).values(), key=lambda s: (s.method != SHIPPED, -s.mean))
     methods = [s.method for s in ranked if (task, s.method) in results.maps][:4]
@@ -181,7 +196,7 @@ def example_maps(results: ImageResults, trials: Sequence[Trial], shots: int) -> 
     )
     for row, index in enumerate(picked):
         picture = load_image(trial.queries[index], 4 * GRID)[0].numpy()
-        outline = np.kron(masks[index], np.ones((4, 4))) if masks[index].any() else None
+        outline = zoom(masks[index].astype(float), 4, order=1) if masks[index].any() else None
         for column in range(len(methods) + 1):
             axis = axes[row, column]
             axis.imshow(picture, cmap="gray", vmin=0, vmax=1)

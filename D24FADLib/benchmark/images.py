@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from D24FADLib.benchmark.contamination import SHOTS, bad_supports, contaminate
 from D24FADLib.benchmark.draws import Trial
-from D24FADLib.benchmark.features import Features, FeatureStore
+from D24FADLib.benchmark.features import Features, FeatureStore, load_image
 from D24FADLib.benchmark.intervals import over_images
 from D24FADLib.benchmark.judgement import GRID, Judgement, Method, calibrated_threshold
 from D24FADLib.benchmark.methods import D24FAD, L2W_MEAN, SHIPPED, UNIFORM, Workshop
 from D24FADLib.benchmark.metrics import image_metrics, pixel_metrics
 from D24FADLib.benchmark.probe import best_shortcut
-from D24FADLib.training.features import load_image
 
 Progress = Callable[[str, int, int], None]
 Row = dict[str, Any]

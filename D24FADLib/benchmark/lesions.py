@@ -112,7 +112,7 @@ def _foreign_patch(
     center: tuple[int, int, int],
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """The donor turned by 180 degrees in plane, shifted so that tissue of another place lies at the centre."""
+    """The donor turned by 180 degrees in plane, shifted so that other tissue lies at the centre."""
     fitted = np.zeros(body.shape, np.float32)
     shared = tuple(slice(min(a, b)) for a, b in zip(body.shape, donor.shape, strict=True))
     fitted[shared] = donor[shared]

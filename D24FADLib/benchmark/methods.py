@@ -53,6 +53,7 @@ class Plan:
     paper_steps: int
     shots: tuple[int, ...]
     seed: int
+    runtime: str = "auto"  # of the shipped configuration
 
 
 class Workshop:
@@ -122,7 +123,7 @@ class Workshop:
         elif _uses_student(about):
             trained = self._train(of_bundle(about).with_steps(self.plan.train_steps), tested)
             model, weights = trained.model, trained.weights
-        return ShippedMethod(model, about, weights)
+        return ShippedMethod(model, about, weights, self.plan.runtime)
 
     def _check_unseen(self, tested: Task, about: dict[str, Any]) -> None:
         trained_on = about.get("training", {}).get("normal_images", {})

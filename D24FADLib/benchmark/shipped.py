@@ -32,10 +32,11 @@ _SIGMA = (0.0, 1.0, 1.0)  # as the detector smooths a picture
 class ShippedEncoder:
     """The model's own encoder at its own input size."""
 
-    def __init__(self, model: D24FADModel, weights: str, size: int) -> None:
+    def __init__(self, model: D24FADModel, weights: str, size: int, runtime: str) -> None:
         self.size = size
         self.key = f"detector {weights}"
-        self._run = choose_encoder("auto", model, torch.device("cpu"), weights)
+        self._run = choose_encoder(runtime, model, torch.device("cpu"), weights)
+        self.name = self._run.name
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> Features:
@@ -50,8 +51,10 @@ class ShippedMethod:
 
     name = "shipped"
 
-    def __init__(self, model: D24FADModel, about: dict[str, Any], weights: str) -> None:
-        self.encoder = ShippedEncoder(model, weights, int(about.get("input_size", 256)))
+    def __init__(
+        self, model: D24FADModel, about: dict[str, Any], weights: str, runtime: str = "auto"
+    ) -> None:
+        self.encoder = ShippedEncoder(model, weights, int(about.get("input_size", 256)), runtime)
         self._model = model
         self._comparer = Comparer(
             model, Evidence(**about.get("evidence", {})), torch.device("cpu"), self.encoder
@@ -63,16 +66,12 @@ class ShippedMethod:
                 self._judge([f[i : i + _BATCH] for f in query], chosen)
                 for i in range(0, len(query[0]), _BATCH)
             ]
-            return Judgement(
-                *(np.concatenate([p[i] for p in parts]) for i in range(3)),
-                threshold=parts[0][3],
-            )
+            maps, weights, scores = (np.concatenate([p[i] for p in parts]) for i in range(3))
+            return Judgement(maps, weights, scores, threshold=parts[0][3])
 
         return for_each_shot(shots, supports, against)
 
-    def _judge(
-        self, query: Features, supports: Features
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float | None]:
+    def _judge(self, query: Features, supports: Features) -> tuple[Any, Any, Any, float | None]:
         """Maps, weights and scores of a batch, and the threshold."""
         count = len(query[0])
         together = [

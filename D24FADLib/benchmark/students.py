@@ -33,6 +33,13 @@ class Recipe:
     sizes: tuple[int, ...] = (PAPER_SIZE,)
     mirrored: bool = False
 
+    def unjudged(self) -> Recipe:
+        """The same training without its loss curve, which the benchmark has no use for."""
+        options = dataclasses.replace(
+            self.options, validate_every=max(1, self.options.steps), validation_episodes=1
+        )
+        return dataclasses.replace(self, options=options)
+
     def with_steps(self, steps: int | None) -> Recipe:
         return (
             self
@@ -56,7 +63,9 @@ def of_bundle(about: dict[str, Any]) -> Recipe:
     """The recipe that a bundle's metadata ("d24fad") records."""
     recorded = about.get("training", {})
     known = {field.name for field in dataclasses.fields(TrainingOptions)}
-    chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in recorded.items() if k in known}
+    chosen: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in recorded.items() if k in known
+    }
     return Recipe(
         "bundle",
         TrainingOptions(**chosen),
@@ -90,6 +99,7 @@ class Students:
         """A student trained on the normals of these tasks and nothing else. `progress(step, steps)`."""
         from safetensors.torch import load_file, save_file
 
+        recipe = recipe.unjudged()
         seen = tuple(image for task in tasks for image in task.train)
         key = hashlib.sha256(json.dumps([self.teacher_sha256, dataclasses.asdict(recipe)]).encode())
         for task in tasks:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,12 @@ def run(
     *,
     model: str,
     align: str | None,
-    repeats: int,
-    quick: bool,
+    plan: Sequence[ImplantedLesion],
+    studies: int | None,
     seed: int,
     progress: Callable[[str, int, int], None],
 ) -> VolumeResults:
-    """Judge the subjects of a folder; repeats: lesions of each kind, size and contrast.
+    """Judge `studies` of the subjects of a folder (None: all) untouched, and with the plan's lesions.
 
     Raises InputError where the folder holds fewer than SHOTS + 2 volumes.
     """
@@ -73,8 +73,7 @@ def run(
         number: [int(i) for i in rng.permutation([j for j in range(len(subjects)) if j != number])]
         for number in range(len(subjects))
     }
-    plan = lesion_plan(quick, repeats)
-    used = min(len(subjects), 4) if quick else len(subjects)
+    used = min(len(subjects), studies or len(subjects))
     results = VolumeResults()
     untouched: list[Detection] = []
     found: list[tuple[Row, Detection, NDArray[np.bool_]]] = []
@@ -140,8 +139,6 @@ def _read(path: Path) -> _Subject:
 
 def _slimmed(detection: Detection) -> Detection:
     """Without the volumes that nothing asks for later: a run holds a hundred of these."""
-    from dataclasses import replace
-
     return replace(
         detection, residual_map=detection.anomaly_map, weights=(), expected_normal=detection.anomaly_map,
         labels=np.zeros(0, np.uint16), record={},

@@ -78,6 +78,12 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="a small run, to see that all works")
     parser.add_argument("--seed", type=int, default=111)
+    parser.add_argument(
+        "--runtime",
+        default="auto",
+        choices=("auto", "torch", "openvino"),
+        help="what runs the networks of the shipped configuration",
+    )
     parser.add_argument("--threads", type=int, help="processor threads to use")
     parser.add_argument("--json", action="store_true", help="progress and result as JSON lines")
     parser.set_defaults(run=run)
@@ -113,6 +119,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
             "summary": volume_results.summary,
             "threshold": volume_results.threshold,
         }
+        args.output.mkdir(parents=True, exist_ok=True)
         write_csv(args.output / "volumes.csv", volume_results.cases)
     content["minutes"] = round((time.perf_counter() - start) / 60, 1)
     head = [
@@ -123,6 +130,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
         "Research use only, not a diagnosis.",
         "",
     ]
+    args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "benchmark.md").write_text("\n".join([*head, *lines]).rstrip() + "\n", encoding="utf-8")
     if table:
         write_csv(args.output / "benchmark.csv", table)
@@ -156,7 +164,7 @@ def _images(
     tested = select(tasks, args.tasks)
     plan = Plan(
         families, sizes, args.model, args.train_steps or (QUICK_STEPS if quick else None), PAPER_STEPS,
-        (2, 4, 8), args.seed,
+        (2, 4, 8), args.seed, args.runtime,
     )  # fmt: skip
     limit = args.images if args.images is not None else (QUICK_IMAGES if quick else IMAGES)
     trials = [
@@ -204,7 +212,8 @@ def _volumes(args: argparse.Namespace, reporter: Reporter) -> tuple[list[str], V
 
     model = args.model if "{task}" not in args.model else DEFAULT_MODEL
     results = volumes.run(
-        args.volumes, model=model, align=args.volume_align, repeats=args.volume_repeats, quick=args.quick,
+        args.volumes, model=model, align=args.volume_align,
+        plan=volumes.lesion_plan(args.quick, args.volume_repeats), studies=4 if args.quick else None,
         seed=args.seed, progress=reporter.progress,
     )  # fmt: skip
     return volume_sections(results), results
