@@ -30,9 +30,8 @@ def finished(
     miniature: Path, small_model: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
     output = tmp_path_factory.mktemp("benchmark") / "out"
-    code = main(
-        command(miniature, output, small_model, cache) + ["--shots", "2", "4", "--draws", "2", "--contaminate"]
-    )
+    paths = command(miniature, output, small_model, cache)
+    code = main([*paths, *["--shots", "2", "4", "--draws", "2", "--contaminate"]])
     assert code == 0
     return output, json.loads((output / "benchmark.json").read_text(encoding="utf-8"))
 
