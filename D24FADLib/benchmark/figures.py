@@ -104,7 +104,7 @@ def accuracy_and_cost(results: ImageResults, shots: int) -> Figure | None:
     if not results.costs:
         return None
     from matplotlib.colors import TABLEAU_COLORS
-    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     best: dict[str, float] = {}
     for setting in settings(results, shots):
@@ -133,6 +133,7 @@ def accuracy_and_cost(results: ImageResults, shots: int) -> Figure | None:
             else:
                 axis.scatter(cost, auroc, s=20, color="#999999", alpha=0.5, lw=0)
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel(label, fontsize=8)
