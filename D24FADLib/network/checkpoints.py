@@ -179,7 +179,7 @@ def save_bundle(model: D24FADModel, folder: Path, metadata: Mapping[str, Any]) -
 
 
 def write_monai_weights(folder: Path) -> None:
-    """models/model.pt from models/model.safetensors: the file that the MONAI Bundle specification asks for."""
+    """models/model.pt from models/model.safetensors: the file the MONAI Bundle specification asks for."""
     from safetensors.torch import load_file
 
     torch.save(load_file(folder / MODEL_WEIGHTS), folder / MONAI_WEIGHTS)

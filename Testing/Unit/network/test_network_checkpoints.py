@@ -20,6 +20,7 @@ from D24FADLib.network.checkpoints import (
     METADATA,
     MODEL_WEIGHTS,
     TEACHER_WEIGHTS,
+    imagenet_teacher,
     load_bundle,
     load_official,
     read_metadata,
