@@ -48,7 +48,7 @@ def add_parser(subparsers: Any) -> None:
         "--data-note",
         default=DATA_NOTE,
         metavar="TEXT",
-        help="source and licence of DATA, for the model card",
+        help="source and licence of DATA",
     )
     parser.add_argument("--json", action="store_true", help="report as JSON lines")
     _add_model_options(parser.add_argument_group("model"))

@@ -143,8 +143,9 @@ def model_card(about: Mapping[str, Any], name: str, teacher_megabytes: float) ->
 
 - **Teacher**: {ours["teacher"]}, frozen ImageNet weights ({teacher_megabytes:.0f} MB).
 - **Learn-to-weight**: logits are {kind}.
-- **In detection**: slices of {ours.get("input_size", INPUT_SIZE)} pixels; the map adds {evidence["student"]:g} x
-  the student's residual and {evidence["teacher"]:g} x the teacher's distance to the nearest support.
+- **In detection**: slices of {ours.get("input_size", INPUT_SIZE)} pixels; the map adds
+  {evidence["student"]:g} x the student's residual and
+  {evidence["teacher"]:g} x the teacher's distance to the nearest support.
 - **Input of the network**: {ours.get("preprocessing", "")}.
 - **Files**: `{METADATA}` (formats, training, checksums), `{INFERENCE}` (for `monai.bundle`),
   `models/*.safetensors` (what D24FAD loads), `{MONAI_WEIGHTS}` (the same student and learn-to-weight for

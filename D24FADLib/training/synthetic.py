@@ -19,6 +19,7 @@ KINDS = ("cutpaste", "foreign", "blur", "noise", "brightness", "contrast")
 _DIAMETERS = (0.06, 0.3)
 # A pixel counts as changed where the blob covers at least half of it; fewer changed pixels are no anomaly.
 _INSIDE = 0.5
+_EDGE = 1.0  # half an edge's width in pixels, at least
 _BODY = 0.06  # brighter than this is not air
 _TRIES = 8
 _LEAST_CHANGE = 0.03
@@ -71,7 +72,7 @@ def _blob(image: Image, rng: np.random.Generator) -> NDArray[np.float32]:
         rng.uniform(0, 0.12) * np.cos(order * direction + rng.uniform(0, 2 * np.pi)) for order in (2, 3, 5)
     )
     distance = np.hypot(along, across) / (radius * (1 + waves))
-    softness = rng.uniform(0.1, 0.3)
+    softness = max(rng.uniform(0.1, 0.3), _EDGE / radius)
     alpha: NDArray[np.float32] = np.clip((1 + softness - distance) / (2 * softness), 0, 1).astype(np.float32)
     return alpha
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from D24FADLib.inference.comparison import Evidence, nearest_residuals
-from D24FADLib.network.model import D24FADModel, residual, weighted_supports
+from D24FADLib.network.model import D24FADModel, residual, upsampled_sum, weighted_supports
 from D24FADLib.training.dataset import Episode, ImageEpisode, implanted
 from D24FADLib.training.episodes import draw
 from D24FADLib.training.images import ImageSet
@@ -106,17 +106,15 @@ def make_cases(
 
 
 def _teacher_distance(queries: Sequence[Tensor], supports: Sequence[Tensor], rows: Tensor | None) -> Tensor:
-    """(2 B, h, w): as detection adds it to the map, the distance to the nearest support, all scales."""
-    total = None
+    """(2 B, h, w): as detection adds it to the map, the sum over scales, from the nearest support."""
+    scales = []
     for query, support in zip(queries, supports, strict=True):
-        count = len(query)
-        shown = support[:, None].expand(-1, count, -1, -1, -1) if rows is None else support[rows.repeat(1, 2)]
-        nearest = nearest_residuals(torch.cat([query[None], shown]))[0].amin(0)
-        size = total.shape[-2:] if total is not None else nearest.shape[-2:]
-        nearest = F.interpolate(nearest[:, None], size, mode="bilinear", align_corners=True)[:, 0]
-        total = nearest if total is None else total + nearest
-    assert total is not None
-    return total
+        shared = support[:, None].expand(-1, len(query), -1, -1, -1)
+        shown = shared if rows is None else support[rows.repeat(1, 2)]
+        scales.append(nearest_residuals(torch.cat([query[None], shown]))[0])  # (K, 2 B, h, w)
+    size = (scales[0].shape[-2], scales[0].shape[-1])
+    total = upsampled_sum([distances.flatten(0, 1) for distances in scales], size)
+    return total.unflatten(0, scales[0].shape[:2]).amin(0)
 
 
 @torch.no_grad()
@@ -132,12 +130,13 @@ def validate(model: D24FADModel, cases: Sequence[Case], evidence: Evidence) -> S
         case = stored.to(device)
         episode = case.episode
         supports = episode.supports_of(model.student(episode.support_embedding))
+        grid = (case.masks.shape[-2], case.masks.shape[-1])
         maps, weights = [], []
         for embedding in (episode.query_embedding, case.anomalous_embedding):
             query = model.student(embedding)
             weights.append(model.weighting(query, supports))
             blended = weighted_supports(supports, weights[-1])
-            maps.append(_on_finest(residual(query, blended)))
+            maps.append(upsampled_sum(residual(query, blended), grid))
             if embedding is episode.query_embedding:
                 ssd = distillation_loss(query, blended).item()
                 tsd = distillation_loss(episode.query_features, query).item()
@@ -153,12 +152,6 @@ def validate(model: D24FADModel, cases: Sequence[Case], evidence: Evidence) -> S
     model.train(training)
     by_task = [np.nanmean(values, axis=0) for values in rows.values()]
     return Scores(*(float(value) for value in np.mean(by_task, axis=0)))
-
-
-def _on_finest(residuals: Sequence[Tensor]) -> Tensor:
-    size = residuals[0].shape[-2:]
-    maps = [F.interpolate(r[:, None], size, mode="bilinear", align_corners=True)[:, 0] for r in residuals]
-    return torch.stack(maps).sum(0)
 
 
 def _unit(values: Tensor) -> Tensor:
