@@ -231,3 +231,8 @@ def load_bundle(folder: str | Path) -> tuple[D24FADModel, dict[str, Any]]:
     trained = nn.ModuleDict({"student": model.student, "weighting": model.weighting})
     load_strictly(trained, states[MODEL_WEIGHTS], f"{folder.name}, model")
     return model.eval(), metadata
+
+
+def load_network(folder: str | Path) -> D24FADModel:
+    """The model of a bundle alone, as a bundle's configs/inference.json asks for it."""
+    return load_bundle(folder)[0]

@@ -43,7 +43,6 @@ def metadata(training: Mapping[str, Any]) -> dict[str, Any]:
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": np.__version__,
         "required_packages_version": {"safetensors": "0.4", "SimpleITK": "2.3", "scipy": "1.10"},
-        "optional_packages_version": {"openvino": "2024.4"},
         "task": "Few-shot anomaly detection in medical images",
         "description": "D24FAD: a student and learn-to-weight trained by dual distillation on normal images. "
         "Research use only, not a diagnosis.",
@@ -94,7 +93,6 @@ def inference_config() -> dict[str, Any]:
     """
     return {
         "imports": [
-            "$import D24FADLib.network.checkpoints",
             "$import D24FADLib.imaging.reading as reading",
             "$import D24FADLib.inference.detector as detector",
             "$import D24FADLib.inference.outputs as outputs",
@@ -102,12 +100,14 @@ def inference_config() -> dict[str, Any]:
         ],
         "bundle_root": ".",
         "device": "cpu",
+        "runtime": "auto",
         "query": "query.nii.gz",
         "supports": ["normal_1.nii.gz", "normal_2.nii.gz"],
         "output_dir": "$@bundle_root + '/eval'",
-        "network_def": "$D24FADLib.network.checkpoints.load_bundle(@bundle_root)[0]",
+        "network_def": {"_target_": "D24FADLib.network.checkpoints.load_network", "folder": "@bundle_root"},
         "detection": "$detector.detect(reading.read_volume(@query), "
-        "[reading.read_volume(path) for path in @supports], model=@bundle_root, device=@device)",
+        "[reading.read_volume(path) for path in @supports], model=@bundle_root, device=@device, "
+        "runtime=@runtime)",
         "initialize": [],
         "run": ["$outputs.write_outputs(@detection, pathlib.Path(@output_dir))"],
         "finalize": [],

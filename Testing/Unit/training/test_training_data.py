@@ -88,7 +88,7 @@ def test_aligned_volumes_give_slices_of_the_same_anatomy(volumes: Path, tmp_path
     assert first == sorted(set(first))
     compared = 0
     for study in (1, 2):
-        for place in set(images.places[images.studies == study].tolist()) & set(first):
+        for place in places_of(images, study) & places_of(unmoved, study) & set(first):
             errors = [
                 float((pixels_at(data, 0, place) - pixels_at(data, study, place)).abs().mean())
                 for data in (images, unmoved)
@@ -96,7 +96,12 @@ def test_aligned_volumes_give_slices_of_the_same_anatomy(volumes: Path, tmp_path
             assert errors[0] < 0.05
             assert errors[0] < 0.7 * errors[1]
             compared += 1
-    assert compared >= 6
+    assert compared >= 5
+
+
+def places_of(data: ImageSet, study: int) -> set[int]:
+    assert data.places is not None
+    return set(data.places[data.studies == study].tolist())
 
 
 def pixels_at(data: ImageSet, study: int, place: int) -> Tensor:
@@ -110,14 +115,14 @@ def test_slices_are_those_of_detection(volumes: Path, tmp_path: Path) -> None:
     from D24FADLib.inference.preparation import prepare_study
 
     query, support = read_volume(volumes / "0.nii.gz"), read_volume(volumes / "1.nii.gz")
-    prepared = prepare_study(query, [support], Plane.CORONAL, Alignment.POSITION)
-    options = VolumeOptions(align=Alignment.POSITION, plane=Plane.CORONAL, slices=4)
-    images = load_slices(find_volumes(volumes), "t1", 96, options, tmp_path)
+    prepared = prepare_study(query, [support], Plane.SAGITTAL, Alignment.POSITION)
+    options = VolumeOptions(align=Alignment.POSITION, plane=Plane.SAGITTAL, slices=4)
+    images = load_slices(find_volumes(volumes), "t1", 160, options, tmp_path)
     assert images.places is not None
     box = prepared.box
     shape = input_size(
         (box[1].stop - box[1].start) * prepared.spacing[1],
-        (box[2].stop - box[2].start) * prepared.spacing[2], 96, 32,
+        (box[2].stop - box[2].start) * prepared.spacing[2], 160, 32,
     )  # fmt: skip
     assert images.shape == shape
     assert shape[0] != shape[1]  # the aspect is kept
