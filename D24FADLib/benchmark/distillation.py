@@ -28,6 +28,7 @@ class StudentMethod:
         self.encoder = encoder
         self.model = model.eval()
         self.weighting = weighting
+        self._decoded: tuple[Features, list[Tensor]] | None = None  # every draw asks for the same queries
 
     @torch.inference_mode()
     def student(self, features: Features) -> list[Tensor]:
@@ -36,7 +37,9 @@ class StudentMethod:
 
     @torch.inference_mode()
     def judge(self, query: Features, supports: Features, shots: Sequence[int]) -> dict[int, Judgement]:
-        decoded = self.student(query)
+        if self._decoded is None or self._decoded[0] is not query:
+            self._decoded = query, self.student(query)
+        decoded = self._decoded[1]
 
         def against(chosen: Features) -> Judgement:
             if self.weighting == "learned":

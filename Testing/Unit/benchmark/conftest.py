@@ -33,12 +33,14 @@ def picture(rng: np.random.Generator, wavelength: float, *, blob: bool) -> tuple
     return (np.clip(values, 0, 1) * 255).astype(np.uint8), mask
 
 
-def fill(folder: Path, count: int, rng: np.random.Generator, wavelength: float, *, blob: bool) -> None:
+def fill(
+    folder: Path, count: int, rng: np.random.Generator, wavelength: float, *, blob: bool, masked: bool = False
+) -> None:
     folder.mkdir(parents=True)
     for number in range(count):
         pixels, mask = picture(rng, wavelength, blob=blob)
         Image.fromarray(pixels).save(folder / f"image_{number:02d}.png")
-        if blob and folder.name == "test_abnormal":
+        if masked:
             masks = folder.parent / "masks"
             masks.mkdir(exist_ok=True)
             Image.fromarray(mask.astype(np.uint8)).save(masks / f"image_{number:02d}.png")
@@ -46,13 +48,13 @@ def fill(folder: Path, count: int, rng: np.random.Generator, wavelength: float, 
 
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """DATA with three tasks; the organs of "ankle" and "foot" are one, by a manifest."""
+    """DATA with three tasks, masks for the first; the organs of "ankle" and "foot" are one, by a manifest."""
     data = tmp_path_factory.mktemp("miniature") / "tasks"
     rng = np.random.default_rng(4)
     for task, wavelength in (("ankle", 8.0), ("foot", 12.0), ("wrist", 20.0)):
         fill(data / task / "train_normal", 10, rng, wavelength, blob=False)
         fill(data / task / "test_normal", 6, rng, wavelength, blob=False)
-        fill(data / task / "test_abnormal", 7, rng, wavelength, blob=True)
+        fill(data / task / "test_abnormal", 7, rng, wavelength, blob=True, masked=task == "ankle")
     (data / "MANIFEST.csv").write_text(
         "relpath,task_or_volume,organ\na,ankle,leg\nb,foot,leg\nc,wrist,arm\n", encoding="utf-8"
     )

@@ -22,7 +22,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(data: Path, output: Path, model: Path | str, cache: Path) -> list[str]:
     """A small run; later arguments win."""
     paths = ["benchmark", str(data), "--output", str(output), "--model", str(model), "--cache", str(cache)]
-    return [*paths, *["--sizes", "64", "--train-steps", "2", "--runtime", "torch"]]
+    return [*paths, *["--images", "4", "--sizes", "64", "--train-steps", "2", "--runtime", "torch"]]
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +30,9 @@ def finished(
     miniature: Path, small_model: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
     output = tmp_path_factory.mktemp("benchmark") / "out"
-    code = main(
-        command(miniature, output, small_model, cache)
-        + ["--shots", "2", "4", "--draws", "2", "--contaminate"]
-    )
+    paths = command(miniature, output, small_model, cache)
+    chosen = "--tasks ankle wrist --shots 2 4 --draws 2 --contaminate"
+    code = main([*paths, *chosen.split()])
     assert code == 0
     return output, json.loads((output / "benchmark.json").read_text(encoding="utf-8"))
 
@@ -59,7 +58,7 @@ def test_every_method_has_every_draw(finished: tuple[Path, dict[str, Any]]) -> N
     methods = {r["method"] for r in rows}
     assert {"shipped", "d24fad (paper)", "d24fad, uniform weights", "d24fad, mean logits", "rd4ad"} <= methods
     assert sum(m.startswith("patchcore") for m in methods) == 4
-    assert len(keys) == 3 * len(methods) * 2 * 2
+    assert len(keys) == 2 * len(methods) * 2 * 2
     assert all(0 <= r["auroc"] <= 1 for r in rows)
     with (output / "benchmark.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
@@ -94,7 +93,7 @@ def test_no_image_of_the_tested_organ_is_trained_on(
         return original(folder, *args)
 
     monkeypatch.setattr(training, "load_pictures", watched)
-    chosen = "--tasks ankle --shots 2 --draws 1 --methods shipped d24fad ssd tsd mean-logits"
+    chosen = "--tasks ankle --shots 2 --draws 1 --methods shipped d24fad"
     paths = command(miniature, tmp_path / "out", small_model, tmp_path / "cache")
     assert main([*paths, *chosen.split()]) == 0
     # ankle and foot are of one organ
@@ -120,7 +119,7 @@ def test_contamination_compares_the_same_queries(finished: tuple[Path, dict[str,
     _, content = finished
     rows = content["images"]["contamination"]
     assert {r["method"] for r in rows} == {"shipped", "d24fad (paper)", "d24fad, mean logits"}
-    assert len(rows) == 3 * 3 * 2
+    assert len(rows) == 2 * 3 * 2
     for row in rows:
         assert row["auroc_loss"] == pytest.approx(row["auroc"] - row["auroc_contaminated"], abs=2e-6)
         assert 0 < row["bad_weight"] < 1

@@ -93,7 +93,7 @@ def test_summary_by_hand() -> None:
 
 @pytest.fixture(scope="module")
 def subjects(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six simulated brains at 4 mm, cut to a block around the middle."""
+    """A simulated brain at 4 mm, cut to a block around the middle, six times with other noise."""
     pytest.importorskip("nilearn", reason="the template of the simulated subjects comes with nilearn")
     from dataclasses import replace
 
@@ -101,11 +101,13 @@ def subjects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from D24FADLib.simulation import load_template, make_subject
 
     folder = tmp_path_factory.mktemp("subjects")
-    template = load_template()
+    whole, _ = make_subject(0, spacing_mm=4.0, template=load_template())
+    block = replace(whole, image=whole.image[12:36, 18:42, 14:26])
+    voxels = np.asarray(block.array(), np.float32)
     for seed in range(6):
-        volume, _ = make_subject(seed, spacing_mm=4.0, shape_mm=1.0, template=template)
-        image = volume.image[12:36, 18:42, 14:26]
-        write_volume(replace(volume, image=image), folder / f"subject_{seed}.nrrd")
+        noise = np.random.default_rng(seed).standard_normal(voxels.shape) * 0.04 * voxels.std()
+        name = f"subject_{seed}.nrrd"
+        write_volume(block.with_array((voxels + noise).astype(np.float32), name), folder / name)
     return folder
 
 
