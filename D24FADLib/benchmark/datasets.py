@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from D24FADLib.errors import InputError
-from D24FADLib.training.features import IMAGE_SUFFIXES, find_images
+from D24FADLib.training.images import find_pictures
 
 # The tasks of the published table. The histology set is training variety only: one global number
 # separates its classes.
@@ -67,7 +67,7 @@ def read_tasks(data: Path) -> list[Task]:
                 name=folder.name,
                 organ=organs.get(folder.name, folder.name),
                 train_folder=folder / "train_normal",
-                train=tuple(find_images(folder / "train_normal")),
+                train=_normals(folder / "train_normal"),
                 normal=_images(folder / "test_normal"),
                 abnormal=abnormal,
                 masks={p: by_stem[p.stem] for p in abnormal if p.stem in by_stem},
@@ -112,7 +112,7 @@ def _official_task(name: str, folder: Path) -> Task:
         images = _images(shots / f"good{number}")
         if number.isdigit() and images:
             fixed[int(number)] = images
-    return Task(name, name, train, tuple(find_images(train)), normal, abnormal, fixed_supports=fixed)
+    return Task(name, name, train, _normals(train), normal, abnormal, fixed_supports=fixed)
 
 
 def select(tasks: Sequence[Task], names: Sequence[str] | None) -> list[Task]:
@@ -148,10 +148,16 @@ def _organs(data: Path) -> dict[str, str]:
     return {}
 
 
+def _normals(folder: Path) -> tuple[Path, ...]:
+    """Normals to draw supports from and to train on; InputError if there are fewer than two."""
+    pictures = _images(folder)
+    if len(pictures) < 2:
+        raise InputError(f"{folder.parent.name}: {folder.name} must hold at least two images of normals")
+    return pictures
+
+
 def _images(folder: Path) -> tuple[Path, ...]:
-    if not folder.is_dir():
-        return ()
-    return tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES))
+    return tuple(find_pictures(folder)) if folder.is_dir() else ()
 
 
 def _plain(name: str) -> str:

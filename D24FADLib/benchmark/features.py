@@ -12,10 +12,15 @@ from torch import Tensor, nn
 
 from D24FADLib.network.efficientnet_lite import InvertedResidual
 from D24FADLib.network.wide_resnet import Bottleneck
-from D24FADLib.training.features import load_image
+from D24FADLib.training.images import load_picture
 
 Features = list[Tensor]  # (N, C, h, w) each
 _AT_ONCE = 8
+
+
+def load_image(path: Path, size: int) -> Tensor:
+    """(3, size, size) float32 in [0, 1]."""
+    return load_picture(path, size).float() / 255.0
 
 
 class ImageEncoder(Protocol):

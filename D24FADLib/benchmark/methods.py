@@ -89,8 +89,8 @@ class Workshop:
                 made.append(StudentMethod(UNIFORM, small, model, "uniform"))
         if "mean-logits" in wanted:
             _, metadata = load_model(self._bundle(tested))
-            mean = of_bundle({**metadata["d24fad"], "per_position_weights": True})
-            model = self._train(mean.with_steps(self.plan.train_steps), tested).model
+            mean = of_bundle({**metadata["d24fad"], "per_position_weights": True, "cosine_weights": False})
+            model = self._train(mean.changed(steps=self.plan.train_steps), tested).model
             made.append(StudentMethod(L2W_MEAN, small, model))
         if "ssd" in wanted:
             model = self._train(ablation(recipe, "ssd"), tested).model
@@ -121,7 +121,7 @@ class Workshop:
         if "{task}" in self.plan.model:
             self._check_unseen(tested, about)
         elif _uses_student(about):
-            trained = self._train(of_bundle(about).with_steps(self.plan.train_steps), tested)
+            trained = self._train(of_bundle(about).changed(steps=self.plan.train_steps), tested)
             model, weights = trained.model, trained.weights
         return ShippedMethod(model, about, weights, self.plan.runtime)
 

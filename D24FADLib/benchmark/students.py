@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ import torch
 from torch import nn
 
 from D24FADLib.benchmark.datasets import Task
+from D24FADLib.inference.comparison import Evidence
 from D24FADLib.network.checkpoints import load_strictly
 from D24FADLib.network.model import D24FADModel
-from D24FADLib.training.features import cached_teacher_features
-from D24FADLib.training.trainer import TrainingOptions, train
+from D24FADLib.training.images import load_pictures
+from D24FADLib.training.options import RECIPES, WEIGHTS, Engine, TrainingOptions
+from D24FADLib.training.trainer import train
 
 PAPER_SIZE = 128
 _TSD_ALONE = 1e4  # Adam does not mind the loss's scale: what is left of L_SSD is noise
@@ -25,38 +28,37 @@ _TSD_ALONE = 1e4  # Adam does not mind the loss's scale: what is left of L_SSD i
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a student is trained. per_position: learn-to-weight by mean logits instead of the paper's sums."""
+    """How a student is trained. weights: the kind of learn-to-weight, a key of training.options.WEIGHTS."""
 
     name: str
     options: TrainingOptions
-    per_position: bool = False
     sizes: tuple[int, ...] = (PAPER_SIZE,)
-    mirrored: bool = False
+    weights: str = "sum"
+
+    def changed(self, **options: Any) -> Recipe:
+        """With other options where they are not None."""
+        chosen = {name: value for name, value in options.items() if value is not None}
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, **chosen))
 
     def unjudged(self) -> Recipe:
-        """The same training without its loss curve, which the benchmark has no use for."""
-        options = dataclasses.replace(
-            self.options, validate_every=max(1, self.options.steps), validation_episodes=1
-        )
-        return dataclasses.replace(self, options=options)
-
-    def with_steps(self, steps: int | None) -> Recipe:
-        return (
-            self
-            if steps is None
-            else dataclasses.replace(self, options=dataclasses.replace(self.options, steps=steps))
-        )
+        """Without its loss curve on held-out normals, unless that chooses the weights that are kept."""
+        if self.options.keep == "best" or self.options.patience is not None:
+            return self
+        steps = self.options.steps or self.options.validate_every
+        return self.changed(validate_every=max(1, steps), validation_episodes=1)
 
 
 def paper(steps: int, seed: int, shots: Sequence[int]) -> Recipe:
-    """The paper's losses, learning rate and weighting."""
-    return Recipe("paper", TrainingOptions(steps=steps, seed=seed, shots=tuple(shots)))
+    """The paper's recipe, for this many steps."""
+    recipe = RECIPES["paper"]
+    options = dataclasses.replace(recipe.options, steps=steps, seed=seed, shots=tuple(shots))
+    return Recipe("paper", options, recipe.sizes, recipe.weights)
 
 
 def ablation(recipe: Recipe, loss: str) -> Recipe:
     """The recipe with one of its two losses ("ssd" or "tsd") alone."""
-    options = dataclasses.replace(recipe.options, tsd_weight={"ssd": 0.0, "tsd": _TSD_ALONE}[loss])
-    return dataclasses.replace(recipe, name=f"{recipe.name}, {loss} alone", options=options)
+    changed = recipe.changed(tsd_weight={"ssd": 0.0, "tsd": _TSD_ALONE}[loss])
+    return dataclasses.replace(changed, name=f"{recipe.name}, {loss} alone")
 
 
 def of_bundle(about: dict[str, Any]) -> Recipe:
@@ -66,13 +68,9 @@ def of_bundle(about: dict[str, Any]) -> Recipe:
     chosen: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in recorded.items() if k in known
     }
-    return Recipe(
-        "bundle",
-        TrainingOptions(**chosen),
-        per_position=bool(about.get("per_position_weights", False)),
-        sizes=tuple(recorded.get("sizes", (PAPER_SIZE,))),
-        mirrored=bool(recorded.get("mirrored", False)),
-    )
+    flags = {"per_position_weights": "mean", "cosine_weights": "cosine"}
+    weights = next((kind for flag, kind in flags.items() if about.get(flag)), "sum")
+    return Recipe("bundle", TrainingOptions(**chosen), tuple(recorded.get("sizes", (PAPER_SIZE,))), weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,22 +107,23 @@ class Students:
         name = key.hexdigest()[:40]
         file = self._cache / "students" / f"{name}.safetensors"
         torch.manual_seed(recipe.options.seed)
-        model = D24FADModel(self.teacher, per_position_weights=recipe.per_position)
+        model = D24FADModel(self.teacher, **WEIGHTS[recipe.weights])
         trained = nn.ModuleDict({"student": model.student, "weighting": model.weighting})
         if file.is_file():
             load_strictly(trained, load_file(file), "a cached student; delete the benchmark's cache")
             return Trained(model.eval(), name, seen)
-        sets = [
-            cached_teacher_features(
-                self.teacher, self.teacher_sha256, task.train_folder, task.name, size,
-                self._cache / "teacher-features", mirrored=mirrored,
-            )
-            for task in tasks
-            for size in recipe.sizes
-            for mirrored in ((False, True) if recipe.mirrored else (False,))
-        ]  # fmt: skip
-        steps = recipe.options.steps
-        train(model, sets, recipe.options, (lambda p: progress(p.step, steps)) if progress else None)
+        sets = [load_pictures(t.train_folder, t.name, size) for t in tasks for size in recipe.sizes]
+
+        def told(step: str, done: int, total: int) -> None:
+            if progress and step == "train":
+                progress(done, total)
+
+        with tempfile.TemporaryDirectory() as state:
+            train(
+                model, sets, recipe.options, Path(state), teacher_sha256=self.teacher_sha256,
+                engine=Engine(accelerator="cpu"), evidence=Evidence(student=1.0),
+                cache=self._cache / "training", progress=told,
+            )  # fmt: skip
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
         save_file({k: v.contiguous() for k, v in trained.state_dict().items()}, partial)

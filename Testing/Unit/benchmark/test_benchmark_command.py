@@ -86,13 +86,13 @@ def test_no_image_of_the_tested_organ_is_trained_on(
 ) -> None:
     """By the files that training reads, not by what the benchmark says about itself."""
     read: list[Path] = []
-    original = training.cached_teacher_features
+    original = training.load_pictures
 
-    def watched(teacher: Any, sha: str, folder: Path, *args: Any, **options: Any) -> Any:
+    def watched(folder: Path, *args: Any) -> Any:
         read.append(folder)
-        return original(teacher, sha, folder, *args, **options)
+        return original(folder, *args)
 
-    monkeypatch.setattr(training, "cached_teacher_features", watched)
+    monkeypatch.setattr(training, "load_pictures", watched)
     chosen = "--tasks ankle --shots 2 --draws 1 --methods shipped d24fad"
     paths = command(miniature, tmp_path / "out", small_model, tmp_path / "cache")
     assert main([*paths, *chosen.split()]) == 0
