@@ -25,6 +25,10 @@ def register():
     logic.registerCustomSampleDataSource(
         category=CATEGORY,
         sampleName="D24FADDemo",
+        # Nothing is downloaded; left out, these would be None, which Sample Data does not take.
+        uris=[],
+        fileNames=[],
+        nodeNames=[],
         thumbnailFileName=icon,
         customDownloader=lambda _source: load(),
     )

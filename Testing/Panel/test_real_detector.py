@@ -1,6 +1,8 @@
 """The story with the real detector in the real worker process, over the module's own demo subjects."""
 
+import csv
 import importlib.util
+import shutil
 import subprocess
 import sys
 
@@ -52,7 +54,20 @@ def addSlab(name, seed, lesion=False):
     return slicer.util.addVolumeFromArray(voxels, ijkToRAS=matrix, name=name)
 
 
-def test_the_demo_study_by_clicks(panel, host, temp, screenshot, quiet_log, model):
+def keepOutput(monkeypatch, folder):
+    """Have the run's output copied there before it is removed."""
+    from D24FADLib.worker.folder import RunFolder
+
+    empty = RunFolder.empty
+
+    def emptyAfterCopy(self):
+        shutil.copytree(self.output, folder)
+        yield from empty(self)
+
+    monkeypatch.setattr(RunFolder, "empty", emptyAfterCopy)
+
+
+def test_the_demo_study_by_clicks(panel, host, temp, screenshot, quiet_log, model, monkeypatch, tmp_path):
     from d24fadhost.fixtures import SCREENSHOTS, left_in
     from d24fadhost.sliceviews import picture
     from D24FADParts import sampledata
@@ -73,6 +88,7 @@ def test_the_demo_study_by_clicks(panel, host, temp, screenshot, quiet_log, mode
     seen = set()
     told = panel.run.onProgress
     panel.run.onProgress = lambda fraction, step, *rest: (seen.add(step), told(fraction, step, *rest))
+    keepOutput(monkeypatch, tmp_path / "output")
     panel.ui.applyButton.click()
     assert host.process_events(180, until=lambda: not panel.logic.isRunning())
     host.process_events(0.2)
@@ -85,6 +101,7 @@ def test_the_demo_study_by_clicks(panel, host, temp, screenshot, quiet_log, mode
     assert all(row.weight >= 0 for row in panel.logic.references())
     assert left_in(temp) == []
     screenshot(panel.parent, "8-real-detector")
+    assertSameFindings(panel.logic, tmp_path / "output")
     panel.logic.showResults()
     views = [picture(name, segmentation=found.node("Segmentation")) for name in ("Red", "Yellow", "Green")]
     Image.fromarray(np.concatenate(views, 1)).save(SCREENSHOTS / "9-real-views.png")
@@ -98,3 +115,38 @@ def test_the_demo_study_by_clicks(panel, host, temp, screenshot, quiet_log, mode
     print("score in the lesion, and its rank among voxels:", inside, (array > inside).mean())
     # An untrained model knows little; what is tested then is the way there and back.
     assert (array > inside).mean() < (0.2 if model else 0.05)
+
+
+def assertSameFindings(logic, output):
+    """What the slider finds at the detector's threshold is what the detector found: labels, voxel by voxel,
+    and every number of the table."""
+    import SimpleITK as sitk
+
+    found = logic.results()
+    with open(output / "findings.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == found.count == len(found.findings) > 0
+    for row, finding in zip(rows, found.findings, strict=True):
+        assert (int(row["rank"]), int(row["slice"])) == (finding.rank, finding.slice)
+        places = [float(row[f"{what}_{axis}"]) for what in ("center", "peak") for axis in "ras"]
+        assert np.allclose([*finding.place, *finding.peakPlace], places, atol=0.02)
+        numbers = [float(row[name]) for name in ("peak", "mean", "volume_ml")]
+        assert np.allclose([finding.peak, finding.mean, finding.volumeMl], numbers, rtol=1e-3)
+    theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(output / "findings.seg.nrrd")))
+    assert np.array_equal(ranksOf(found), theirs)
+    # ... and again after the slider has been elsewhere.
+    logic.setThreshold(found.about["threshold"] * 1.2)
+    assert not np.array_equal(ranksOf(found), theirs)
+    logic.setThreshold(found.about["threshold"])
+    assert np.array_equal(ranksOf(found), theirs)
+
+
+def ranksOf(found):
+    """The panel's segmentation as one volume of ranks (k, j, i), 0 outside."""
+    import slicer
+
+    ranks = np.zeros(slicer.util.arrayFromVolume(found.node("Map")).shape, int)
+    for finding in found.findings:
+        arguments = (found.node("Segmentation"), finding.segmentId, found.query)
+        ranks[slicer.util.arrayFromSegmentBinaryLabelmap(*arguments) > 0] = finding.rank
+    return ranks

@@ -199,7 +199,7 @@ def test_running_looking_jumping_exporting(loaded, host, temp, screenshot, tmp_p
     composite = slicer.app.layoutManager().sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
     assert composite.GetForegroundVolumeID() == panel.logic.results().node("Map").GetID()
     names = [ui.layerSelector.itemText(index) for index in range(ui.layerSelector.count)]
-    assert names == ["Anomaly map", *(f"Weight of normal {n}" for n in (1, 2, 3)), "Expected normal", "None"]
+    assert names == ["Anomaly map", *(f"Weight of Normal {n}" for n in (1, 2, 3)), "Expected normal", "None"]
     ui.layerSelector.setCurrentIndex(2)
     assert composite.GetForegroundVolumeID() == panel.logic.results().weightNodes()[1].GetID()
     ui.opacitySlider.value = 0.3
@@ -294,6 +294,65 @@ def test_the_scene_changes_while_it_runs(loaded, host, temp, what, quiet_log):
     assert "detector was running" in panel.ui.runMessage.text
     assert left_in(temp) == []
     assert panel.ui.applyButton.text == "Find anomalies"
+
+
+def test_a_loaded_scene_keeps_its_own_study(loaded, host, tmp_path, quiet_log):
+    """While a scene loads, its selector picks whichever volume comes first; that is nobody's choice."""
+    import slicer
+
+    panel, query, references = loaded
+    ui = panel.ui
+    ui.querySelector.setCurrentNode(references[1])
+    chooseInMenu(ui.addLoadedButton, "Normal 1")
+    assert panel.logic.query() is references[1]
+    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"), None)
+    slicer.mrmlScene.Clear(False)
+    host.process_events(0.05)
+    assert panel.logic.query() is None
+    assert slicer.mrmlScene.ReadFromMRB(str(tmp_path / "scene.mrb"), True)
+    host.process_events(0.05)
+    assert panel.logic.query().GetName() == "Normal 2"
+    assert ui.querySelector.currentNode() is panel.logic.query()
+    assert [row.name for row in panel.logic.references()] == ["Normal 1"]
+    # From here on the user's choice counts again.
+    ui.querySelector.setCurrentNode(slicer.util.getNode("Study"))
+    assert panel.logic.query().GetName() == "Study"
+
+
+def test_results_are_no_studies_to_choose(loaded, host):
+    import slicer
+
+    panel, query, _references = loaded
+    chooseInMenu(panel.ui.addLoadedButton, "All of these")
+    runToEnd(panel, host)
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 4 + 5
+    assert panel.ui.querySelector.nodeCount() == 4
+    assert panel.ui.querySelector.currentNode() is query
+    slicer.mrmlScene.RemoveNode(query)
+    host.process_events(0.05)
+    assert panel.ui.querySelector.currentNode().GetName().startswith("Normal")
+
+
+def test_reload_brings_the_parts_anew(panel, module, host):
+    """Developer mode's Reload, as far as the host goes: the parts are forgotten, the old panel is silent."""
+    import sys
+
+    import slicer
+
+    before = sys.modules["D24FADParts.api"]
+    reloaded = []
+    slicer.util.reloadScriptedModule = reloaded.append
+    kept = {name: part for name, part in sys.modules.items() if name.startswith("D24FADParts")}
+    try:
+        panel.onReload()
+        assert reloaded == ["D24FAD"]
+        import D24FADParts.api
+
+        assert D24FADParts.api is not before
+    finally:
+        for name in [name for name in sys.modules if name.startswith("D24FADParts")]:
+            del sys.modules[name]
+        sys.modules.update(kept)
 
 
 def test_results_deleted_by_hand_leave_an_empty_step(loaded, host, quiet_log):

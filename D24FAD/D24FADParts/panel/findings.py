@@ -1,13 +1,12 @@
 """Step 4: threshold, layers, findings, slice scores, export."""
 
 import qt
-import slicer
 import vtk
 from slicer.i18n import tr as _
 
 from D24FADLib.errors import D24FADError
 
-from .. import exports, results, settings, tables
+from .. import exports, results, settings, tables, views
 from . import dialogs, messages
 from .scoreplot import ScorePlot
 
@@ -84,7 +83,8 @@ class FindingsStep:
         selector.clear()
         selector.addItem(_("Anomaly map"), "map")
         for number, node in enumerate(found.weightNodes()):
-            selector.addItem(node.GetName().partition(found.query.GetName())[2].strip().capitalize(), number)
+            reference = node.GetAttribute(results.REFERENCE) or str(number + 1)
+            selector.addItem(_("Weight of {reference}").format(reference=reference), number)
         if found.node(results.EXPECTED) is not None:
             selector.addItem(_("Expected normal"), "expected")
         selector.addItem(_("None"), "none")
@@ -133,16 +133,14 @@ class FindingsStep:
     # Slices
 
     def _observeSlices(self, wanted):
-        if bool(self._observed) == wanted:
-            if wanted:
-                self._markSlice()
-            return
-        self.stopObserving()
-        if wanted:
-            for index in range(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
-                node = slicer.mrmlScene.GetNthNodeByClass(index, "vtkMRMLSliceNode")
+        """Another layout may bring slice views of its own: those that are there now are observed."""
+        nodes = views.sliceNodes() if wanted else []
+        if nodes != [node for node, _tag in self._observed]:
+            self.stopObserving()
+            for node in nodes:
                 tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._markSlice)
                 self._observed.append((node, tag))
+        if wanted:
             self._markSlice()
 
     def stopObserving(self):
