@@ -96,6 +96,8 @@ class D24FADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.logic.abandonDetection()
         if self._steps:
             self.findings.stopObserving()
+            # After a Reload the old selector lives on, hidden, and still follows the scene.
+            self.study.hold()
         # A widget that is still referred to when Slicer exits can crash it.
         self._steps = []
         self.study = self.references = self.run = self.findings = self.ui = None
