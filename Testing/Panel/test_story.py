@@ -300,7 +300,7 @@ def test_a_loaded_scene_keeps_its_own_study(loaded, host, tmp_path, quiet_log):
     """While a scene loads, its selector picks whichever volume comes first; that is nobody's choice."""
     import slicer
 
-    panel, query, references = loaded
+    panel, _query, references = loaded
     ui = panel.ui
     ui.querySelector.setCurrentNode(references[1])
     chooseInMenu(ui.addLoadedButton, "Normal 1")
