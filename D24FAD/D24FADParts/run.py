@@ -56,7 +56,7 @@ class Run:
         self._names = {}
         self._over = False
         self._cancelled = False
-        self._timeLeft = TimeLeft()
+        self._timeLeft = TimeLeft(SHARES)
         self._reached = 0.0
         self._heard = time.monotonic()
         self._quietSaid = False

@@ -409,6 +409,26 @@ def test_advanced_settings_reach_the_worker(loaded, host, screenshot):
     assert (seen[0].device, seen[0].align, seen[0].plane, seen[0].batch) == ("cpu", "rigid", "coronal", 4)
 
 
+def test_in_a_dark_theme(loaded, host, screenshot):
+    """A picture to look at: messages, plot and tables in dark colours."""
+    from PySide6 import QtGui
+
+    panel, _query, _references = loaded
+    light, dark = host.application.palette(), QtGui.QPalette(QtGui.QColor("#353535"), QtGui.QColor("#353535"))
+    try:
+        dark.setColor(QtGui.QPalette.Base, QtGui.QColor("#2a2a2a"))
+        dark.setColor(QtGui.QPalette.AlternateBase, QtGui.QColor("#323232"))
+        host.application.setPalette(dark)
+        chooseInMenu(panel.ui.addLoadedButton, "Normal 1")
+        runToEnd(panel, host)
+        image = QtGui.QImage(str(screenshot(panel.parent, "10-dark")))
+        corner = image.pixelColor(4, image.height() - 4)
+        plot = panel.ui.plotFrame.findChild(QtWidgets.QWidget, "scorePlot").grab().toImage().pixelColor(5, 60)
+        assert max(corner.lightness(), plot.lightness()) < 90
+    finally:
+        host.application.setPalette(light)
+
+
 def test_every_control_has_a_tooltip_or_a_label(panel):
     """Nothing for the reader to guess at."""
     plain = (QtWidgets.QPushButton, QtWidgets.QComboBox, QtWidgets.QSpinBox, QtWidgets.QCheckBox)
