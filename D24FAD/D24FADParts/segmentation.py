@@ -58,6 +58,8 @@ class CandidateSegmentation:
         for candidate in candidates:
             if segmentation.GetSegment(segmentIdOf(candidate.rank)) is None:
                 segmentation.AddSegment(self._segment(candidate, name), segmentIdOf(candidate.rank))
+        # The array too: VTK keeps its range by it, and DICOM export asks for that to tell empty segments.
+        self._image.GetPointData().GetScalars().Modified()
         self._image.Modified()
         self.node.EndModify(modifying)
         self._ownTime = self._image.GetMTime()

@@ -49,14 +49,13 @@ def model(tmp_path_factory):
 
 def addSlab(name, seed, lesion=False):
     """The middle slices of a demo subject: enough to see, and seconds instead of minutes on a CPU."""
-    import slicer
     from D24FADParts import sampledata
 
     first, last = (0, sampledata.SIZE[0]) if WHOLE else (30, 46)
     matrix = sampledata.ijkToRas()
     matrix[:3, 3] += matrix[:3, 2] * first
     voxels = sampledata.makeSubject(seed, lesion)[first:last]
-    return slicer.util.addVolumeFromArray(voxels, ijkToRAS=matrix, name=name)
+    return sampledata.addVolume(name, voxels, matrix)
 
 
 def timeOf(ui):
@@ -159,7 +158,9 @@ def assertSameFindings(logic, output):
         places = [float(row[f"{what}_{axis}"]) for what in ("center", "peak") for axis in "ras"]
         assert np.allclose([*finding.place, *finding.peakPlace], places, atol=0.02)
         numbers = [float(row[name]) for name in ("peak", "mean", "volume_ml")]
-        assert np.allclose([finding.peak, finding.mean, finding.volumeMl], numbers, rtol=1e-3)
+        assert np.allclose(
+            [finding.peak, finding.mean, finding.volumeMl], numbers, rtol=2e-3
+        )  # as rounded there
     theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(output / "findings.seg.nrrd")))
     assert np.array_equal(ranksOf(found), theirs)
     # ... and again after the slider has been elsewhere.

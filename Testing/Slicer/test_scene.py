@@ -106,6 +106,17 @@ def test_segments_that_stay_are_kept_and_follow_the_threshold(detected):
     ]
 
 
+def test_the_range_of_the_labels_is_told_anew(detected):
+    """Slicer's DICOM export takes a segment for empty whose voxels have the range 0 to 0."""
+    found = detected.results()
+    threshold = found.threshold
+    detected.setThreshold(found.findings[0].peak + 1)
+    scalars = found._segments._image.GetPointData().GetScalars()
+    assert scalars.GetValueRange() == (0, 0)
+    detected.setThreshold(threshold)
+    assert scalars.GetValueRange() == (0, 1)
+
+
 def test_surfaces_follow_the_threshold(detected):
     found = detected.results()
     segmentation = found.node("Segmentation").GetSegmentation()

@@ -116,7 +116,7 @@ class FindingsStep:
         table = self._ui.findingsTable
         table.setRowCount(many)
         for row, finding in enumerate(found.findings):
-            place = ", ".join(f"{value:.0f}" for value in finding.place)
+            place = ", ".join(str(round(value)) for value in finding.place)
             volume = f"{finding.volumeMl:.2f} ml" if finding.volumeMl < 10 else f"{finding.volumeMl:.0f} ml"
             texts = [str(finding.rank), f"{finding.peak:.2f}", volume, str(finding.slice), place]
             for column, text in enumerate(texts):
