@@ -51,12 +51,13 @@ def main() -> None:
     print(f"{args.side}^3, {args.references} references, load average {os.getloadavg()[0]:.1f}, ms:")
     say("GUI thread blocked at most, in a run (wall)", [wall for wall, _cpu in blocks])
     say("GUI thread computing at most, in a run (CPU)", [cpu for _wall, cpu in blocks])
-    say("new threshold to segmentation, table, count", thresholds)
+    say("new threshold to segmentation, table, count (wall)", [wall for wall, _cpu in thresholds])
+    say("new threshold to segmentation, table, count (CPU)", [cpu for _wall, cpu in thresholds])
     say("Cancel to the worker's end", cancels)
 
 
 def say(what: str, values: list[float]) -> None:
-    print(f"  {what:45} median {statistics.median(values):5.0f}, worst {max(values):5.0f}")
+    print(f"  {what:51} median {statistics.median(values):5.0f}, worst {max(values):5.0f}")
 
 
 if __name__ == "__main__":

@@ -186,6 +186,10 @@ def test_running_looking_jumping_exporting(loaded, host, temp, screenshot, tmp_p
     offset = [node.GetSliceToRAS().GetElement(row, 3) for row in range(3)]
     assert offset[2] == pytest.approx(finding.peakPlace[2], abs=0.1)
     assert panel.logic.currentSlice() == finding.slice
+    # The row stays selected whatever else happens in the scene.
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode", "Note")
+    host.process_events(0.05)
+    assert [index.row() for index in ui.findingsTable.selectionModel().selectedRows()] == [0]
     segmentation = panel.logic.results().node("Segmentation").GetDisplayNode()
     assert segmentation.GetSegmentOpacity2DFill("candidate_001") == 1.0
 

@@ -18,6 +18,7 @@ class FindingsStep:
         self._ui, self._logic = ui, logic
         self._updating = False
         self._shownMap = None
+        self._listed = []  # the findings in the table: while they stay, so does the selected row
         self._observed = []
         self._plot = ScorePlot(self._logic.jumpToSlice)
         ui.plotFrame.layout().addWidget(self._plot)
@@ -127,7 +128,9 @@ class FindingsStep:
                     table.setItem(row, column, item)
                 if item.text() != text:
                     item.setText(text)
-        table.clearSelection()
+        if found.findings != self._listed:
+            self._listed = found.findings
+            table.clearSelection()
         self._updating = False
 
     # Slices
