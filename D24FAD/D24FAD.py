@@ -79,7 +79,8 @@ class D24FADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.addObserver(scene, event, self._onSceneChanged)
         for event in (scene.StartCloseEvent, scene.StartImportEvent, scene.StartRestoreEvent):
             self.addObserver(scene, event, self._onSceneSwitches)
-        for event in (scene.EndCloseEvent, scene.EndImportEvent, scene.EndRestoreEvent):
+        ends = (scene.EndCloseEvent, scene.EndImportEvent, scene.EndRestoreEvent, scene.EndBatchProcessEvent)
+        for event in ends:
             self.addObserver(scene, event, self._onSceneChanged)
         self._later = qt.QTimer()
         self._later.setSingleShot(True)
@@ -135,7 +136,8 @@ class D24FADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._later.start()
 
     def _follow(self):
-        if self._steps and not slicer.mrmlScene.IsClosing():
+        # Loading may turn the event loop half way; what ends a batch calls again.
+        if self._steps and not slicer.mrmlScene.IsBatchProcessing():
             self.study.release()
             self._chooseQuery()
             self.refresh()

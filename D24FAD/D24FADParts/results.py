@@ -86,10 +86,15 @@ class Results:
     def findings(self):
         return self._findings if self._areOfTheMap() else []
 
+    @property
+    def mapKey(self):
+        """Differs whenever another map, or the same with other voxels, is there; None where there is none."""
+        mapNode = self.node(MAP)
+        return _voxelsOf(mapNode) if mapNode is not None else None
+
     def _areOfTheMap(self):
         """Whether what was found is of the map in the scene: another scene may have one of the same ID."""
-        mapNode = self.node(MAP)
-        return mapNode is not None and self._findingsOf == _voxelsOf(mapNode)
+        return self._findingsOf is not None and self._findingsOf == self.mapKey
 
     @property
     def threshold(self):
@@ -225,7 +230,7 @@ class Results:
             self._count, found, _index, _rank = self._findCandidates().find(
                 self.threshold, self.about.get("leastVoxels", 1)
             )
-            self._findings, self._findingsOf = self._toFindings(found, self.query), _voxelsOf(self.node(MAP))
+            self._findings, self._findingsOf = self._toFindings(found, self.query), self.mapKey
 
     def _segmentName(self, candidate):
         return _("Candidate {rank}").format(rank=candidate.rank)

@@ -323,6 +323,26 @@ def test_a_loaded_scene_keeps_its_own_study(loaded, host, tmp_path, quiet_log):
     assert panel.logic.query().GetName() == "Study"
 
 
+def test_another_scene_with_a_map_of_the_same_id_shows_its_own_findings(loaded, host, tmp_path, quiet_log):
+    """Closed and loaded in one go, as File / Load does: the panel has no turn in between."""
+    import slicer
+
+    panel, query, _references = loaded
+    chooseInMenu(panel.ui.addLoadedButton, "All of these")
+    runToEnd(panel, host)
+    first = texts(panel.ui.findingsTable)
+    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "first.mrb"), None)
+    array = slicer.util.arrayFromVolume(query)
+    array[:] = np.roll(array, (4, -8, -6), (0, 1, 2))
+    slicer.util.arrayFromVolumeModified(query)
+    runToEnd(panel, host)
+    assert texts(panel.ui.findingsTable) != first
+    slicer.mrmlScene.Clear(False)
+    assert slicer.mrmlScene.ReadFromMRB(str(tmp_path / "first.mrb"), True)
+    host.process_events(0.1)
+    assert texts(panel.ui.findingsTable) == first
+
+
 def test_results_are_no_studies_to_choose(loaded, host):
     import slicer
 

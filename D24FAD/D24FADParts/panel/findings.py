@@ -64,8 +64,8 @@ class FindingsStep:
             self._shownMap = None
             self._ui.countLabel.setText(_("Run Find anomalies to see findings here."))
             return
-        if self._shownMap != found.node(results.MAP).GetID():
-            self._shownMap = found.node(results.MAP).GetID()
+        if self._shownMap != found.mapKey:
+            self._shownMap = found.mapKey
             messages.show(self._ui.findingsMessage, "")
             self._showControls(found)
         self._showFindings(found)
