@@ -2,6 +2,7 @@
 
 Events of the JSON form, each with the key "event":
     progress  step, done, total, text
+    note      text
     warning   text
     result    what the verb found, with the files written
     error     kind (input, model, output, memory, cancelled, internal), text
@@ -23,11 +24,16 @@ STEP_TEXTS = {
     "findings": "Collecting findings",
     "write": "Writing",
     "simulate": "Making subjects",
+    "features": "Teacher's features",
+    "validation": "Validation cases",
+    "train": "Training",
 }
 
 
 class Reporter(Protocol):
     def progress(self, step: str, done: int, total: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
     def warning(self, text: str) -> None: ...
 
@@ -45,6 +51,9 @@ class JsonReporter:
     def progress(self, step: str, done: int, total: int) -> None:
         text = STEP_TEXTS.get(step, step)
         self._send(event="progress", step=step, done=done, total=total, text=text)
+
+    def note(self, text: str) -> None:
+        self._send(event="note", text=text)
 
     def warning(self, text: str) -> None:
         self._send(event="warning", text=text)
@@ -79,6 +88,11 @@ class TerminalReporter:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+    def note(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.clear()
+        print(text, flush=True)
 
     def warning(self, text: str) -> None:
         self.close()

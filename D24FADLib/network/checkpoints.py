@@ -6,6 +6,7 @@ A bundle (MONAI Bundle layout) is a folder with
     configs/metadata.json      what the model is, how it was trained, the checksum of each weight file
     models/teacher.safetensors the frozen teacher
     models/model.safetensors   student and learn-to-weight
+    models/model.pt            the same as a torch state_dict, for `monai.bundle.load` only
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from D24FADLib.network.wide_resnet import WideResNet50
 METADATA = Path("configs/metadata.json")
 TEACHER_WEIGHTS = Path("models/teacher.safetensors")
 MODEL_WEIGHTS = Path("models/model.safetensors")
+MONAI_WEIGHTS = Path("models/model.pt")
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -94,10 +96,7 @@ def load_official(checkpoint_path: str | Path, teacher_path: str | Path) -> D24F
     model = D24FADModel.build(WideResNet50.architecture)
     load_strictly(model.student, checkpoint["decoder"], f"{checkpoint_path.name}, decoder")
     load_strictly(model.weighting, checkpoint["weight"], f"{checkpoint_path.name}, weight")
-    teacher = read_torch_file(teacher_path)
-    if isinstance(teacher, Mapping):  # torchvision's classifier has no place in the teacher
-        teacher = {name: value for name, value in teacher.items() if not str(name).startswith("fc.")}
-    load_strictly(model.teacher, teacher, f"{teacher_path.name}, teacher")
+    model.teacher = imagenet_teacher(WideResNet50.architecture, teacher_path)[0].requires_grad_(False)
     return model.eval()
 
 
@@ -124,6 +123,31 @@ def imagenet_lite0() -> EfficientNetLite0:
     return teacher.eval()
 
 
+def imagenet_teacher(architecture: str, weights: Path | None = None) -> tuple[nn.Module, str]:
+    """The named teacher with ImageNet weights, and the checksum of the file they came from.
+
+    weights: a local torch file of the published classifier's state_dict (torchvision's for
+    wide_resnet50_2). Without one, EfficientNet-Lite0 comes from its package; for other teachers that is
+    a ModelError, as no package with their weights is known.
+    """
+    if architecture not in TEACHERS:
+        raise ModelError(f"unknown teacher {architecture!r}; known: {', '.join(sorted(TEACHERS))}")
+    if weights is None:
+        if architecture != EfficientNetLite0.architecture:
+            raise ModelError(
+                f"{architecture}: give its ImageNet weights as a local file "
+                "(for wide_resnet50_2 torchvision's wide_resnet50_2-*.pth)"
+            )
+        return imagenet_lite0(), LITE0_SHA256
+    state = read_torch_file(weights)
+    teacher = TEACHERS[architecture]()
+    if isinstance(state, Mapping):  # the classifier has no place in the teacher
+        heads = ("fc.", "_fc.", "_conv_head.", "_bn1.")
+        state = {name: value for name, value in state.items() if not str(name).startswith(heads)}
+    load_strictly(teacher, state, f"{weights.name}, teacher")
+    return teacher.eval(), file_sha256(weights)
+
+
 def save_bundle(model: D24FADModel, folder: Path, metadata: Mapping[str, Any]) -> None:
     """Write the model as a bundle; `metadata` is completed with the architecture and the checksums."""
     from safetensors.torch import save_file
@@ -140,16 +164,25 @@ def save_bundle(model: D24FADModel, folder: Path, metadata: Mapping[str, Any]) -
     }
     for path, state in parts.items():
         save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / path)
+    write_monai_weights(folder)
     completed = {
         **metadata,
         "d24fad": {
             **metadata.get("d24fad", {}),
             "teacher": model.architecture,
             "per_position_weights": model.weighting.per_position,
+            "cosine_weights": model.weighting.cosine,
             "sha256": {path.as_posix(): file_sha256(folder / path) for path in parts},
         },
     }
     (folder / METADATA).write_text(json.dumps(completed, indent=2) + "\n", encoding="utf-8")
+
+
+def write_monai_weights(folder: Path) -> None:
+    """models/model.pt from models/model.safetensors: the file the MONAI Bundle specification asks for."""
+    from safetensors.torch import load_file
+
+    torch.save(load_file(folder / MODEL_WEIGHTS), folder / MONAI_WEIGHTS)
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
@@ -190,9 +223,16 @@ def load_bundle(folder: str | Path) -> tuple[D24FADModel, dict[str, Any]]:
         except SafetensorError as error:
             raise ModelError(f"{folder.name}: {path} cannot be read ({error})") from None
     model = D24FADModel.build(
-        about["teacher"], per_position_weights=bool(about.get("per_position_weights", False))
+        about["teacher"],
+        per_position_weights=bool(about.get("per_position_weights", False)),
+        cosine_weights=bool(about.get("cosine_weights", False)),
     )
     load_strictly(model.teacher, states[TEACHER_WEIGHTS], f"{folder.name}, teacher")
     trained = nn.ModuleDict({"student": model.student, "weighting": model.weighting})
     load_strictly(trained, states[MODEL_WEIGHTS], f"{folder.name}, model")
     return model.eval(), metadata
+
+
+def load_network(folder: str | Path) -> D24FADModel:
+    """The model of a bundle alone, as a bundle's configs/inference.json asks for it."""
+    return load_bundle(folder)[0]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# Inverse temperature of cosine logits: at the start, and at most (as in CLIP, against saturation).
+_SHARPNESS, _SHARPEST = 10.0, 100.0
 
 
 class LearnToWeight(nn.Module):
@@ -18,23 +22,36 @@ class LearnToWeight(nn.Module):
 
     per_position: divide the logits by the number of positions h w. The paper's sum over all positions
     makes the softmax harder the larger the image, until one support takes all; the mean does not.
+    cosine: logits are cosines of the projected query and the support times a learned inverse temperature
+    per scale. They do not grow with the size of image or features, so training decides how hard the
+    softmax is. Not to be combined with per_position (ValueError).
     """
 
-    def __init__(self, channels: Sequence[int], *, per_position: bool = False) -> None:
+    def __init__(self, channels: Sequence[int], *, per_position: bool = False, cosine: bool = False) -> None:
         super().__init__()
+        if per_position and cosine:
+            raise ValueError("weights are either per position or by cosine, not both")
         self.channels = tuple(channels)
         self.per_position = per_position
+        self.cosine = cosine
         for index, count in enumerate(self.channels):
-            self.add_module(f"proj_in{index + 1}", nn.Conv2d(count, count, 1))
+            projection = nn.Conv2d(count, count, 1)
+            assert projection.bias is not None
+            projection.bias.requires_grad_(False)  # drops out of the softmax: kept for the official files
+            self.add_module(f"proj_in{index + 1}", projection)
+        if cosine:
+            self.log_sharpness = nn.Parameter(torch.full((len(self.channels),), math.log(_SHARPNESS)))
 
     def logits(self, scale: int, query: Tensor, supports: Tensor) -> Tensor:
         """(B, K) logits of one scale for query (B, C, h, w) and supports (K, C, h, w) or (K, B, C, h, w)."""
         weight = self.get_parameter(f"proj_in{scale + 1}.weight")
         projected = F.conv2d(query, weight.transpose(0, 1)).flatten(1)
-        if supports.dim() == 4:
-            logits = projected @ supports.flatten(1).T
-        else:
-            logits = torch.einsum("bn,kbn->bk", projected, supports.flatten(2))
+        keys = supports.flatten(1 if supports.dim() == 4 else 2)
+        if self.cosine:
+            projected, keys = F.normalize(projected, dim=-1), F.normalize(keys, dim=-1)
+        logits = projected @ keys.T if keys.dim() == 2 else torch.einsum("bn,kbn->bk", projected, keys)
+        if self.cosine:
+            return logits * self.log_sharpness[scale].clamp(max=math.log(_SHARPEST)).exp()
         positions = query.shape[-2] * query.shape[-1] if self.per_position else 1
         return logits * (self.channels[scale] ** -0.5 / positions)
 

@@ -67,21 +67,29 @@ class D24FADModel(nn.Module):
     with the learned weighted mean of the supports' student features.
     """
 
-    def __init__(self, teacher: nn.Module, *, per_position_weights: bool = False) -> None:
+    def __init__(
+        self, teacher: nn.Module, *, per_position_weights: bool = False, cosine_weights: bool = False
+    ) -> None:
         super().__init__()
         description: Teacher = teacher  # type: ignore[assignment]
         self.teacher = teacher.eval().requires_grad_(False)
         self.student = Student(
             description.embedding_channels, description.channels, signed_features=description.signed_features
         )
-        self.weighting = LearnToWeight(description.channels, per_position=per_position_weights)
+        self.weighting = LearnToWeight(
+            description.channels, per_position=per_position_weights, cosine=cosine_weights
+        )
 
     @classmethod
-    def build(cls, architecture: str, *, per_position_weights: bool = False) -> D24FADModel:
+    def build(
+        cls, architecture: str, *, per_position_weights: bool = False, cosine_weights: bool = False
+    ) -> D24FADModel:
         """An untrained model around the named teacher; ValueError for a name not in TEACHERS."""
         if architecture not in TEACHERS:
             raise ValueError(f"unknown teacher {architecture!r}; known: {', '.join(sorted(TEACHERS))}")
-        return cls(TEACHERS[architecture](), per_position_weights=per_position_weights)
+        return cls(
+            TEACHERS[architecture](), per_position_weights=per_position_weights, cosine_weights=cosine_weights
+        )
 
     @property
     def architecture(self) -> str:
@@ -136,3 +144,13 @@ class D24FADModel(nn.Module):
             raise ValueError(f"supports {tuple(supports.shape)} do not fit query {tuple(query.shape)}")
         residuals, weights = self.compare(self.encode(query), self.encode(supports))
         return upsampled_sum(residuals, (query.shape[-2], query.shape[-1])), weights
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map (B, 1, H, W) of queries stacked with their supports along the channels: (B, 3 (1 + K), H, W).
+
+        One tensor in and one out is what `monai.bundle` expects of a network; otherwise as `residual_map`.
+        """
+        if image.dim() != 4 or image.shape[1] % 3 or image.shape[1] < 6:
+            raise ValueError(f"image must be (B, 3 (1 + K), H, W) with K >= 1, got {tuple(image.shape)}")
+        query, *supports = image.split(3, dim=1)
+        return self.residual_map(query, torch.stack(supports))[0][:, None]

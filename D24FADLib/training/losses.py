@@ -1,4 +1,4 @@
-"""The paper's two distillation losses."""
+"""The paper's two distillation losses, and ours on the weight of a bad support."""
 
 from __future__ import annotations
 
@@ -20,3 +20,12 @@ def distillation_loss(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         for x, y in zip(a, b, strict=True)
     ]
     return torch.stack(terms).sum()
+
+
+def bad_support_loss(weights: Tensor, bad: int) -> Tensor:
+    """-log(1 - weight of support `bad`), the mean over queries and scales; weights (B, scales, K).
+
+    Zero where the bad support is turned down altogether; its gradient does not vanish where the softmax
+    has settled on it.
+    """
+    return -torch.log((1.0 - weights[..., bad]).clamp_min(1e-6)).mean()

@@ -1,118 +1,234 @@
-"""Training of student and learn-to-weight by the paper's recipe on cached teacher features."""
+"""Training of student and learn-to-weight on one device or several, by Lightning."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from D24FADLib.network.model import D24FADModel, weighted_supports
-from D24FADLib.training.episodes import Episode, episodes, split
-from D24FADLib.training.features import FeatureSet
-from D24FADLib.training.losses import distillation_loss
+from D24FADLib.errors import Cancelled, InputError
+from D24FADLib.inference.comparison import Evidence
+from D24FADLib.network.checkpoints import read_torch_file
+from D24FADLib.network.model import D24FADModel
+from D24FADLib.training.cache import DEFAULT_CACHE
+from D24FADLib.training.dataset import Episodes, implanted
+from D24FADLib.training.episodes import split
+from D24FADLib.training.features import cached_teacher_features
+from D24FADLib.training.images import ImageSet
+from D24FADLib.training.options import Engine, TrainingOptions
+from D24FADLib.training.validation import make_cases
+
+if TYPE_CHECKING:
+    import pytorch_lightning as lightning
+
+    from D24FADLib.training.distillation import CurvePoint
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+# Options that a resumed training may change.
+_FREE = {"steps", "epochs", "patience", "keep"}
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
-    """The paper's values (section 4.1) except `steps`, `shots` and `held_out`, which are ours."""
+class Trained:
+    """The curve, the step whose weights the model now has, and whether this is the process that writes."""
 
-    steps: int = 600
-    batch: int = 16
-    shots: tuple[int, ...] = (2, 4, 8)
-    learning_rate: float = 1e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    tsd_weight: float = 0.1
-    seed: int = 111
-    held_out: float = 0.15
-    validate_every: int = 50
-    validation_episodes: int = 28
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """Losses at a step: means over the episodes since the last point, and on held-out normals."""
-
+    curve: list[CurvePoint]
     step: int
-    train_ssd: float
-    train_tsd: float
-    held_out_ssd: float
-    held_out_tsd: float
-    held_out_top_weight: float  # mean largest support weight times K: 1 is uniform, K is one-takes-all
-
-
-def _losses(model: D24FADModel, episode: Episode) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    query = model.student(episode.query_embedding)
-    supports = model.student(episode.support_embedding)
-    weights = model.weighting(query, supports)
-    ssd = distillation_loss(query, weighted_supports(supports, weights))
-    return ssd, distillation_loss(episode.query_features, query), weights
-
-
-def _validate(model: D24FADModel, held_out: Sequence[Episode]) -> tuple[float, float, float]:
-    model.eval()
-    rows = []
-    with torch.inference_mode():
-        for episode in held_out:
-            ssd, tsd, weights = _losses(model, episode)
-            rows.append((ssd.item(), tsd.item(), (weights.amax(-1).mean() * weights.shape[-1]).item()))
-    model.train()
-    ssd_mean, tsd_mean, top = np.mean(rows, axis=0)
-    return float(ssd_mean), float(tsd_mean), float(top)
+    writes: bool
 
 
 def train(
     model: D24FADModel,
-    sets: Sequence[FeatureSet],
+    sets: Sequence[ImageSet],
     options: TrainingOptions,
-    progress: Callable[[CurvePoint], Any] | None = None,
-) -> list[CurvePoint]:
-    """Train student and learn-to-weight in place; the loss curve, from step 0 on.
+    state: Path,
+    *,
+    teacher_sha256: str,
+    engine: Engine | None = None,
+    evidence: Evidence | None = None,
+    cache: Path = DEFAULT_CACHE,
+    resume: bool = False,
+    on_point: Callable[[CurvePoint], Any] | None = None,
+    progress: Callable[[str, int, int], None] = lambda step, done, total: None,
+) -> Trained:
+    """Train student and learn-to-weight in place.
 
-    Deterministic for a seed on one machine. The validation episodes are drawn once, from normals that
-    training never sees.
+    sets: normals, one set for each task and input size. state: folder of the checkpoints, from which
+    `resume` goes on; bit for bit on a CPU. The held-out normals of every task judge each `validate_every`
+    steps, with synthetic anomalies (`training.validation`); the best step's weights are kept where the
+    options say so. Raises InputError where there is nothing to resume or it was trained otherwise, and
+    Cancelled when interrupted; the state then allows to resume.
     """
+    import pytorch_lightning as lightning
+    from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+
+    from D24FADLib.training.distillation import Distillation
+
+    engine, evidence = engine or Engine(), evidence or Evidence(student=1.0)
     torch.manual_seed(options.seed)
+    identity = {"options": asdict(options), "data": _data_identity(sets, teacher_sha256)}
+    if resume:
+        _check_resumable(state / LAST, identity)
     parts = split(sets, options.held_out, options.seed)
-    training = episodes(
-        sets, [p[0] for p in parts], batch=options.batch, shots=options.shots,
-        rng=np.random.default_rng(options.seed),
+    training, held_out = [p[0] for p in parts], [p[1] for p in parts]
+    steps = options.total_steps(sum(len(pool) for pool in training))
+    episodes = _episodes(model, sets, training, options, teacher_sha256, cache, engine, progress)
+    cases = make_cases(
+        model.teacher, sets, held_out, options, evidence, _device(engine),
+        lambda done, total: progress("validation", done, total),
     )  # fmt: skip
-    held_out = list(
-        islice(
-            episodes(
-                sets, [p[1] for p in parts], batch=options.batch, shots=(4,),
-                rng=np.random.default_rng(options.seed + 1),
-            ),
-            options.validation_episodes,
+    module = Distillation(model, options, steps, episodes, cases, evidence, engine.workers, on_point)
+    checkpoints = ModelCheckpoint(
+        dirpath=state, filename=Path(BEST).stem, monitor="score", mode="max", save_top_k=1, save_last=True,
+        enable_version_counter=False, save_on_train_epoch_end=True,
+    )  # fmt: skip
+    callbacks: list[lightning.Callback] = [checkpoints, _progress_callback(steps, progress, identity)]
+    if options.patience is not None:
+        callbacks.append(
+            EarlyStopping("score", mode="max", patience=options.patience, check_on_train_epoch_end=True)
         )
-    )  # fmt: skip
-    parameters = [*model.student.parameters(), *model.weighting.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=options.learning_rate, betas=options.betas)
-    model.train()
-    curve: list[CurvePoint] = []
-    recent: list[tuple[float, float]] = []
-    for step in range(options.steps + 1):
-        ssd, tsd, _ = _losses(model, next(training))
-        recent.append((ssd.item(), tsd.item()))
-        if step % options.validate_every == 0 or step == options.steps:
-            train_ssd, train_tsd = np.mean(recent, axis=0)
-            point = CurvePoint(step, float(train_ssd), float(train_tsd), *_validate(model, held_out))
-            curve.append(point)
-            recent = []
-            if progress:
-                progress(point)
-        if step < options.steps:
-            optimizer.zero_grad(set_to_none=True)
-            (ssd + options.tsd_weight * tsd).backward()
-            optimizer.step()
-    model.eval()
-    return curve
+    with _quiet():
+        trainer = lightning.Trainer(
+            accelerator=engine.accelerator,
+            devices=engine.devices,
+            num_nodes=engine.nodes,
+            strategy="ddp" if engine.devices * engine.nodes > 1 else "auto",
+            max_epochs=-(-steps // options.validate_every),
+            reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,
+            callbacks=callbacks,
+            default_root_dir=state,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        try:
+            trainer.fit(module, ckpt_path=str(state / LAST) if resume else None, weights_only=True)
+        except SystemExit:  # Lightning's answer to Ctrl-C and SIGTERM
+            raise Cancelled("training was interrupted") from None
+    step = _restore(model, state, module.global_step, options)
+    model.cpu().eval()
+    return Trained(module.curve, step, trainer.is_global_zero)
 
 
-def describe(options: TrainingOptions) -> dict[str, Any]:
-    """The options as metadata."""
-    return asdict(options)
+def _episodes(
+    model: D24FADModel,
+    sets: Sequence[ImageSet],
+    pools: Sequence[Sequence[int]],
+    options: TrainingOptions,
+    teacher_sha256: str,
+    cache: Path,
+    engine: Engine,
+    progress: Callable[[str, int, int], None],
+) -> Episodes:
+    """Episodes over images where the teacher has to run in the loop, else over its kept features."""
+    images = list(sets)
+    pools = list(pools)
+    if options.mirrored:
+        images += [data.mirrored() for data in sets]
+        pools += pools
+    if options.augment:
+        return Episodes(images, pools, options)
+
+    def features(wanted: Sequence[ImageSet]) -> list[Any]:
+        made = []
+        for number, data in enumerate(wanted):
+            progress("features", number, len(wanted))
+            made.append(
+                cached_teacher_features(model.teacher, teacher_sha256, data, cache, device=_device(engine))
+            )
+        progress("features", len(wanted), len(wanted))
+        return made
+
+    anomalous = None
+    if options.bad_support_probability:
+        anomalous = features([implanted(data, options.seed + n)[0] for n, data in enumerate(images)])
+    return Episodes(features(images), pools, options, anomalous)
+
+
+def _device(engine: Engine) -> torch.device:
+    """Where the teacher prepares features, before Lightning has chosen the devices to train on."""
+    if engine.accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def _data_identity(sets: Sequence[ImageSet], teacher_sha256: str) -> str:
+    return hashlib.sha256(
+        " ".join([teacher_sha256, *(data.fingerprint() for data in sets)]).encode()
+    ).hexdigest()
+
+
+def _check_resumable(checkpoint: Path, identity: dict[str, Any]) -> None:
+    if not checkpoint.is_file():
+        raise InputError(
+            f"{checkpoint.parent.parent.name}: no training to resume, {checkpoint.name} is missing; "
+            "start without --resume"
+        )
+    stored = read_torch_file(checkpoint)["identity"]
+    if stored["data"] != identity["data"]:
+        raise InputError(
+            "--resume: the training images or the teacher are not those of the interrupted training"
+        )
+    changed = [
+        name
+        for name, value in identity["options"].items()
+        if name not in _FREE and stored["options"].get(name) != value
+    ]
+    if changed:
+        raise InputError(
+            f"--resume: {', '.join(changed)} differ from the interrupted training; give the same options"
+        )
+
+
+def _progress_callback(
+    steps: int, progress: Callable[[str, int, int], None], identity: dict[str, Any]
+) -> lightning.Callback:
+    import pytorch_lightning as lightning
+
+    class Progress(lightning.Callback):
+        """Tells the steps, and stores in every checkpoint what was trained with what."""
+
+        def on_train_batch_end(self, trainer: lightning.Trainer, *rest: Any) -> None:
+            if trainer.is_global_zero:
+                progress("train", trainer.global_step, steps)
+
+        def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+            checkpoint["identity"] = identity
+
+    return Progress()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's hints on loaders, tips and hardware are not for our users."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _restore(model: D24FADModel, state: Path, last: int, options: TrainingOptions) -> int:
+    """Give the model the weights that the options want to keep; the step they are from."""
+    if options.keep != "best":
+        return last
+    checkpoint = read_torch_file(state / BEST)
+    weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+    missing = set(model.state_dict()) - set(weights)
+    assert all(name.startswith("teacher.") for name in missing)
+    model.load_state_dict(weights, strict=False)
+    return int(checkpoint["global_step"])

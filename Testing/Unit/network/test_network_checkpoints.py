@@ -20,6 +20,7 @@ from D24FADLib.network.checkpoints import (
     METADATA,
     MODEL_WEIGHTS,
     TEACHER_WEIGHTS,
+    imagenet_teacher,
     load_bundle,
     load_official,
     read_metadata,
@@ -498,3 +499,30 @@ def test_file_checksum(tmp_path: Path) -> None:
     data = bytes(range(256)) * 9001  # more than one block
     (tmp_path / "file").write_bytes(data)
     assert checkpoints.file_sha256(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+
+
+def test_bundle_keeps_cosine_weights_and_their_sharpness(tmp_path: Path) -> None:
+    model = D24FADModel.build("efficientnet_lite0", cosine_weights=True)
+    with torch.no_grad():
+        model.weighting.log_sharpness.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    save_bundle(model, tmp_path / "cosine", {})
+    loaded, _ = load_bundle(tmp_path / "cosine")
+    assert loaded.weighting.cosine is True
+    assert loaded.weighting.per_position is False
+    assert loaded.weighting.log_sharpness.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_teachers_come_from_local_files(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    wide = D24FADModel.build("wide_resnet50_2").teacher
+    state = {**wide.state_dict(), "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}
+    torch.save(state, tmp_path / "wide.pth")
+    teacher, digest = imagenet_teacher("wide_resnet50_2", tmp_path / "wide.pth")
+    assert len(digest) == 64
+    assert all(torch.equal(v, wide.state_dict()[n]) for n, v in teacher.state_dict().items())
+    with pytest.raises(ModelError, match=r"wide\.pth, teacher: does not fit"):
+        imagenet_teacher("efficientnet_lite0", tmp_path / "wide.pth")
+    with pytest.raises(ModelError, match="wide_resnet50_2: give its ImageNet weights"):
+        imagenet_teacher("wide_resnet50_2")
+    with pytest.raises(ModelError, match=r"unknown teacher 'vgg'.*efficientnet_lite0"):
+        imagenet_teacher("vgg")

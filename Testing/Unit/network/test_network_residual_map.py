@@ -309,3 +309,54 @@ def test_per_position_weights_do_not_harden_with_the_size() -> None:
             small = weighting.logits(1, query, supports)
             large = weighting.logits(1, query.repeat(1, 1, 2, 2), supports.repeat(1, 1, 2, 2))
             torch.testing.assert_close(large, factor * small, rtol=1e-4, atol=1e-5)
+
+
+# --- cosine weights, and the assembled network as one module ------------------------------------
+
+
+@pytest.mark.parametrize("per_query", [False, True], ids=["shared", "per-query"])
+def test_cosine_weights_follow_the_formula(per_query: bool) -> None:
+    """softmax of sharpness * cos(W^T query, support), in loops; and at most 100 sharp."""
+    torch.manual_seed(6)
+    weighting = LearnToWeight((4, 8, 8), cosine=True).double().requires_grad_(False)
+    weighting.log_sharpness.copy_(torch.tensor([0.5, 2.0, 9.0]))
+    query = [torch.randn(2, c, 2, 3).double() for c in (4, 8, 8)]
+    shape = (3, 2) if per_query else (3,)
+    supports = [torch.randn(*shape, c, 2, 3).double() for c in (4, 8, 8)]
+    got = weighting(query, supports)
+    for scale, sharpness in enumerate((math.exp(0.5), math.exp(2.0), 100.0)):
+        matrix = weighting.get_submodule(f"proj_in{scale + 1}").weight[:, :, 0, 0]
+        for b in range(2):
+            turned = torch.einsum("oc,ohw->chw", matrix, query[scale][b]).flatten().numpy()
+            logits = []
+            for k in range(3):
+                key = (supports[scale][k, b] if per_query else supports[scale][k]).flatten().numpy()
+                cosine = turned @ key / (np.linalg.norm(turned) * np.linalg.norm(key))
+                logits.append(sharpness * cosine)
+            np.testing.assert_allclose(got[b, scale].numpy(), loop_softmax(logits), atol=1e-9)
+
+
+def test_cosine_weights_do_not_depend_on_the_size_of_the_features() -> None:
+    torch.manual_seed(7)
+    weighting = LearnToWeight((8, 8, 8), cosine=True)
+    query, supports = torch.randn(2, 8, 4, 4), torch.randn(3, 8, 4, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            weighting.logits(0, 50 * query, 30 * supports), weighting.logits(0, query, supports)
+        )
+
+
+def test_one_kind_of_weights_at_a_time() -> None:
+    with pytest.raises(ValueError, match="not both"):
+        LearnToWeight((8, 8, 8), per_position=True, cosine=True)
+
+
+def test_stacked_input_is_the_residual_map(lite0: D24FADModel) -> None:
+    torch.manual_seed(8)
+    query, supports = torch.rand(2, 3, 32, 64), torch.rand(3, 2, 3, 32, 64)
+    with torch.inference_mode():
+        stacked = lite0(torch.cat([query, *supports], dim=1))
+    torch.testing.assert_close(stacked, residual_map(lite0, query, supports)[0][:, None])
+    for channels in (3, 7):
+        with pytest.raises(ValueError, match=r"image must be"):
+            lite0(torch.rand(1, channels, 32, 32))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +8,8 @@ import torch
 
 from D24FADLib.errors import InputError
 from D24FADLib.network.efficientnet_lite import EfficientNetLite0
-from D24FADLib.training.features import (
-    FeatureSet,
-    cached_teacher_features,
-    find_images,
-    load_image,
-    teacher_features,
-)
+from D24FADLib.training.features import FeatureSet, cached_teacher_features, teacher_features
+from D24FADLib.training.images import ImageSet, find_pictures, load_picture, load_pictures
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -40,12 +34,17 @@ def folder(tmp_path: Path) -> Path:
     return images
 
 
-def counted(teacher: EfficientNetLite0, *arguments: object, **options: object) -> tuple[FeatureSet, int]:
+def load_image(path: Path, size: int) -> torch.Tensor:
+    """(3, size, size) in [0, 1]."""
+    return load_picture(path, size).float() / 255
+
+
+def counted(teacher: EfficientNetLite0, *arguments: object) -> tuple[FeatureSet, int]:
     """Features and how many images the teacher looked at for them."""
     seen: list[int] = []
     handle = teacher.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     try:
-        made = cached_teacher_features(teacher, *arguments, **options)  # type: ignore[arg-type]
+        made = cached_teacher_features(teacher, *arguments)  # type: ignore[arg-type]
     finally:
         handle.remove()
     return made, sum(seen)
@@ -55,11 +54,12 @@ def test_cached_features_are_the_computed_ones(
     tmp_path: Path, folder: Path, teacher: EfficientNetLite0
 ) -> None:
     cache = tmp_path / "cache" / "new"
-    first, ran = counted(teacher, "sha", folder, "liver", 64, cache, mirrored=False)
-    again, ran_again = counted(teacher, "sha", folder, "liver", 64, cache, mirrored=False)
-    computed = teacher_features(teacher, find_images(folder), "liver", 64)
+    images = load_pictures(folder, "liver", 64)
+    first, ran = counted(teacher, "sha", images, cache)
+    again, ran_again = counted(teacher, "sha", images, cache)
+    computed = teacher_features(teacher, images)
     assert (ran, ran_again) == (5, 0)
-    assert (again.task, again.size, len(again)) == ("liver", 64, 5)
+    assert (again.task, again.shape, len(again)) == ("liver", (64, 64), 5)
     for a, b, c in zip(first.parts, again.parts, computed.parts, strict=True):
         assert a.dtype == torch.float16
         assert torch.equal(a, b)
@@ -70,7 +70,7 @@ def test_cached_features_are_the_computed_ones(
 
 def test_features_belong_to_their_images(folder: Path, teacher: EfficientNetLite0) -> None:
     """In the order of the file names, however the batches fall, to half precision."""
-    made = teacher_features(teacher, find_images(folder), "liver", 64, batch=2)
+    made = teacher_features(teacher, load_pictures(folder, "liver", 64), batch=2)
     for i, path in enumerate(sorted(folder.iterdir())):
         with torch.inference_mode():
             features, embedding = teacher(load_image(path, 64)[None])
@@ -81,36 +81,30 @@ def test_features_belong_to_their_images(folder: Path, teacher: EfficientNetLite
             torch.testing.assert_close(got, wanted, rtol=2e-3, atol=2e-3 * wanted.abs().max().item())
 
 
-def test_mirrored_features_are_those_of_the_mirrored_image(
-    folder: Path, teacher: EfficientNetLite0, tmp_path: Path
-) -> None:
-    straight = teacher_features(teacher, find_images(folder), "liver", 64, mirrored=True)
-    mirrored = tmp_path / "flipped"
-    mirrored.mkdir()
-    for path in find_images(folder):
-        pixels = (load_image(path, 64).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-        Image.fromarray(pixels[:, ::-1].copy()).save(mirrored / path.name)
-    flipped = teacher_features(teacher, find_images(mirrored), "liver", 64)
-    plain = teacher_features(teacher, find_images(folder), "liver", 64)
-    for a, b, c in zip(straight.parts, flipped.parts, plain.parts, strict=True):
-        torch.testing.assert_close(a, b)
-        assert not torch.equal(a, c)
+def test_mirrored_images_have_left_and_right_exchanged(folder: Path) -> None:
+    images = load_pictures(folder, "liver", 64)
+    mirrored = images.mirrored()
+    for x in (0, 5, 63):
+        assert torch.equal(mirrored.pixels[..., x], images.pixels[..., 63 - x])
+    assert mirrored.fingerprint() != images.fingerprint()
+    assert np.array_equal(mirrored.studies, images.studies)
 
 
 def test_cache_knows_what_it_depends_on(tmp_path: Path, folder: Path, teacher: EfficientNetLite0) -> None:
     cache = tmp_path / "cache"
 
     def ran(sha: str = "sha", size: int = 64, mirrored: bool = False) -> int:
-        return counted(teacher, sha, folder, "liver", size, cache, mirrored=mirrored)[1]
+        images = load_pictures(folder, "liver", size)
+        return counted(teacher, sha, images.mirrored() if mirrored else images, cache)[1]
 
     assert ran() == 5
     assert ran() == 0
     assert ran(sha="other") == 5
     assert ran(size=32) == 5
     assert ran(mirrored=True) == 5
-    assert ran() == 0
-    stat = (folder / "3.png").stat()
-    os.utime(folder / "3.png", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000_000))
+    pixels = np.asarray(Image.open(folder / "3.png")).copy()
+    pixels[:40] = 0
+    Image.fromarray(pixels).save(folder / "3.png")
     assert ran() == 5
     (folder / "4.png").unlink()
     assert ran() == 4
@@ -119,22 +113,32 @@ def test_cache_knows_what_it_depends_on(tmp_path: Path, folder: Path, teacher: E
 
 def test_progress_counts_the_images(folder: Path, teacher: EfficientNetLite0) -> None:
     told: list[int] = []
-    teacher_features(teacher, find_images(folder), "liver", 32, batch=2, progress=told.append)
+    teacher_features(teacher, load_pictures(folder, "liver", 32), batch=2, progress=told.append)
     assert told == [2, 2, 1]
+
+
+def test_gray_pictures_take_a_third_of_the_memory(tmp_path: Path) -> None:
+    for i in range(2):
+        Image.fromarray(np.full((40, 40), 50 * (i + 1), np.uint8)).save(tmp_path / f"{i}.png")
+    images: ImageSet = load_pictures(tmp_path, "liver", 32)
+    assert images.pixels.shape == (2, 1, 32, 32)
+    assert torch.equal(images.images([1]), torch.full((1, 3, 32, 32), 100 / 255))
+    Image.fromarray(np.full((40, 40, 3), (9, 0, 0), np.uint8)).save(tmp_path / "2.png")
+    assert load_pictures(tmp_path, "liver", 32).pixels.shape == (3, 3, 32, 32)
 
 
 def test_images_are_found_by_name(folder: Path) -> None:
     (folder / "notes.txt").write_text("no image")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "0B.BMP")
-    assert [p.name for p in find_images(folder)] == ["0.png", "0B.BMP", "1.png", "2.png", "3.png", "4.png"]
+    assert [p.name for p in find_pictures(folder)] == ["0.png", "0B.BMP", "1.png", "2.png", "3.png", "4.png"]
 
 
 def test_too_few_images_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "one.png")
     with pytest.raises(InputError, match=f"{tmp_path.name}: at least two images"):
-        find_images(tmp_path)
+        load_pictures(tmp_path, "liver", 32)
     with pytest.raises(InputError, match="absent: at least two images"):
-        find_images(tmp_path / "absent")
+        load_pictures(tmp_path / "absent", "liver", 32)
 
 
 def test_image_values_and_axes(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from D24FADLib.training.losses import distillation_loss
+from D24FADLib.training.losses import bad_support_loss, distillation_loss
 
 SHAPES = ((3, 8, 4, 6), (3, 12, 2, 3), (3, 16, 1, 2))
 
@@ -60,3 +60,18 @@ def test_gradient_reaches_both_sides() -> None:
 def test_scales_must_pair_up() -> None:
     with pytest.raises(ValueError, match="zip"):
         distillation_loss(features(1), features(2)[:2])
+
+
+def test_bad_support_loss_follows_the_formula_and_pushes_its_weight_down() -> None:
+    logits = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(6)).requires_grad_()
+    weights = logits.softmax(-1)
+    loss = bad_support_loss(weights, 2)
+    rows = weights.detach()[..., 2].reshape(-1).tolist()
+    assert loss.item() == pytest.approx(sum(-math.log(1 - w) for w in rows) / len(rows), rel=1e-5)
+    loss.backward()
+    assert logits.grad is not None
+    assert (logits.grad[..., 2] > 0).all()
+    assert (logits.grad[..., [0, 1, 3]] < 0).all()
+    settled = torch.tensor([[[0.0, 1.0]]])
+    assert bad_support_loss(settled, 0).item() == 0
+    assert torch.isfinite(bad_support_loss(settled, 1))
