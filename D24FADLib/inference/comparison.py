@@ -25,10 +25,16 @@ from torch import Tensor
 
 from D24FADLib.errors import Cancelled
 from D24FADLib.inference.preparation import Prepared, on_grid
+from D24FADLib.inference.residuals import (
+    judged,
+    nearest_residuals,
+    on_finest,
+    subset_masks,
+    subset_weights,
+    weighted_residuals,
+)
 from D24FADLib.inference.runtimes import Encoder, TorchEncoder
-from D24FADLib.network.model import D24FADModel, residual, weighted_supports
-
-_REACH = 1  # positions
+from D24FADLib.network.model import D24FADModel
 
 
 @dataclass(frozen=True)
@@ -73,34 +79,6 @@ def to_input(slices: NDArray[np.float32], size: tuple[int, int]) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
-def nearest_residuals(features: Tensor) -> Tensor:
-    """1 - the highest cosine of each volume's features to each support's within `_REACH` positions.
-
-    features: (1 + K, B, C, h, w), the query first. Returns (1 + K, K, B, h, w); an entry of a support
-    with itself means nothing.
-    """
-    unit = F.normalize(features, dim=2)
-    height, width = unit.shape[-2:]
-    supports = F.pad(unit[1:].flatten(0, 1), (_REACH,) * 4, mode="replicate").unflatten(
-        0, (-1, unit.shape[1])
-    )
-    # All cosines of a position are one small matrix product: (1 + K, C) times (C, K).
-    left = unit.permute(1, 3, 4, 0, 2).contiguous()
-    right = supports.permute(1, 3, 4, 2, 0).contiguous()
-    best = torch.full((*left.shape[:4], right.shape[-1]), -1.0, device=unit.device)
-    for dy in range(2 * _REACH + 1):
-        for dx in range(2 * _REACH + 1):
-            cosines = torch.matmul(left, right[:, dy : dy + height, dx : dx + width])
-            torch.maximum(best, cosines, out=best)
-    return 1.0 - best.permute(3, 4, 0, 1, 2)
-
-
-def _on_finest(residuals: Sequence[Tensor]) -> Tensor:
-    size = residuals[0].shape[-2:]
-    maps = [F.interpolate(r[:, None], size, mode="bilinear", align_corners=True)[:, 0] for r in residuals]
-    return torch.stack(maps).sum(0)
-
-
 class Comparer:
     """Compares batches of slices with one model on one device."""
 
@@ -129,44 +107,33 @@ class Comparer:
         reduced (B, h, w), left_out (K, B, h, w), weights (B, scales, K); see Comparison. reduced and
         left_out are None for K = 1.
         """
-        count = features[0].shape[0]
-        supports = count - 1
-        teacher, student = features[:3], features[3:]
-        distances = self._teacher_distances(teacher, covered)
-        everyone = list(range(1, count))
-
-        def residual_of(target: int, against: list[int]) -> tuple[Tensor, Tensor]:
-            features = [s[target] for s in student]
-            chosen = [s[against] for s in student]
-            weights = self.model.weighting(features, chosen)
-            total = torch.zeros_like(distances[0, 0])
-            if self.evidence.student:
-                total = self.evidence.student * _on_finest(
-                    residual(features, weighted_supports(chosen, weights))
-                )
-            if self.evidence.teacher:
-                nearest = distances[target, [k - 1 for k in against]].amin(0)
-                total = total + self.evidence.teacher * nearest
-            return total, weights
-
-        full, weights = residual_of(0, everyone)
+        supports = features[0].shape[0] - 1
+        distances = self._teacher_distances(features[:3], covered)
+        weights = subset_weights(self.model.weighting, features[3:])
+        volumes = judged(supports)
+        masks = subset_masks(supports)
+        total = torch.zeros(len(volumes), *distances.shape[2:], device=distances.device)
+        if self.evidence.student:
+            scales = [
+                weighted_residuals(f, weights[:, :, scale]).flatten(0, 1) for scale, f in enumerate(features[3:])
+            ]
+            total += self.evidence.student * on_finest(scales).unflatten(0, total.shape[:2])
+        if self.evidence.teacher:
+            for row, (volume, mask) in enumerate(zip(volumes, masks, strict=True)):
+                total[row] += self.evidence.teacher * distances[volume, mask].amin(0)
         if supports < 2:
-            return full, None, None, weights
-        reduced = torch.stack(
-            [residual_of(0, [k for k in everyone if k != out])[0] for out in everyone]
-        ).mean(0)
-        left_out = torch.stack([residual_of(out, [k for k in everyone if k != out])[0] for out in everyone])
-        return full, reduced, left_out, weights
+            return total[0], None, None, weights[0]
+        return total[0], total[1 : 1 + supports].mean(0), total[1 + supports :], weights[0]
 
     def _teacher_distances(self, teacher: Sequence[Tensor], covered: Tensor) -> Tensor:
         """(1 + K, K, B, h, w): of each volume's slices to each support's; large where a support does not
         reach."""
         count, batch, _, height, width = teacher[0].shape
         if not self.evidence.teacher:
-            return torch.zeros(count, count - 1, batch, height, width, device=self.device)
+            return torch.zeros(count, count - 1, batch, height, width, device=teacher[0].device)
         scales = [nearest_residuals(features) for features in teacher]
-        distances = _on_finest([d.flatten(0, 2) for d in scales]).unflatten(0, scales[0].shape[:3])
-        return distances + ~covered.to(self.device) * 6.0  # the worst residual of three scales
+        distances = on_finest([d.flatten(0, 2) for d in scales]).unflatten(0, scales[0].shape[:3])
+        return distances + ~covered.to(distances.device) * 6.0  # the worst residual of three scales
 
 
 def compare(

@@ -35,8 +35,19 @@ class LearnToWeight(nn.Module):
             logits = projected @ supports.flatten(1).T
         else:
             logits = torch.einsum("bn,kbn->bk", projected, supports.flatten(2))
-        positions = query.shape[-2] * query.shape[-1] if self.per_position else 1
-        return logits * (self.channels[scale] ** -0.5 / positions)
+        return logits * self._factor(scale, query)
+
+    def all_logits(self, scale: int, features: Tensor) -> Tensor:
+        """(1 + K, B, K) logits of one scale of every volume, the query first, towards every support:
+        features (1 + K, B, C, h, w)."""
+        weight = self.get_parameter(f"proj_in{scale + 1}.weight")
+        projected = F.conv2d(features.flatten(0, 1), weight.transpose(0, 1)).unflatten(0, features.shape[:2])
+        logits = torch.einsum("nbx,kbx->nbk", projected.flatten(2), features[1:].flatten(2))
+        return logits * self._factor(scale, features)
+
+    def _factor(self, scale: int, features: Tensor) -> float:
+        positions = features.shape[-2] * features.shape[-1] if self.per_position else 1
+        return float(self.channels[scale] ** -0.5 / positions)
 
     def forward(self, query: Sequence[Tensor], supports: Sequence[Tensor]) -> Tensor:
         """Weights (B, scales, K), summing to 1 over K, for features per scale as in `logits`."""
