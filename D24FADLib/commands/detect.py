@@ -52,6 +52,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--runtime", choices=["auto", "torch", "openvino"], default="auto")
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "f32", "bf16", "f16"],
+        default="auto",
+        help="what the networks compute in (default: f32 on a CPU, f16 on a CUDA card)",
+    )
     parser.add_argument("--model", default=None, metavar="NAME|PATH", help="embedded model or bundle folder")
     parser.add_argument(
         "--threshold", type=float, metavar="X", help="on the map; default from the references"
@@ -88,6 +94,7 @@ def options_from(args: argparse.Namespace) -> DetectionOptions:
         model=args.model or DEFAULT_MODEL,
         device=args.device,
         runtime=args.runtime,
+        precision=args.precision,
         threshold=args.threshold,
         false_positives_per_study=args.false_positives_per_study,
         ct_window=args.ct_window,

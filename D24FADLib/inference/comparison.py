@@ -14,6 +14,7 @@ and the study's own grid is reached by one interpolation at the very end.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from D24FADLib.errors import Cancelled
+from D24FADLib.inference.batches import Batches
 from D24FADLib.inference.preparation import Prepared, on_grid
 from D24FADLib.inference.residuals import (
     judged,
@@ -33,7 +35,7 @@ from D24FADLib.inference.residuals import (
     subset_weights,
     weighted_residuals,
 )
-from D24FADLib.inference.runtimes import Encoder, TorchEncoder
+from D24FADLib.inference.runtimes import Encoder, TorchEncoder, choose_encoder
 from D24FADLib.network.model import D24FADModel
 
 
@@ -53,7 +55,7 @@ class Comparison:
     left out; left_out: (K, n, h, w), each support against the K - 1 others, NaN outside its own body and
     where no other reaches. These two are what calibration compares, like with like. Both None for K = 1.
     weights: (n, scales, K).
-    covered: how many supports reach each position, (n, h, w).
+    covered: how many supports reach each position, (n, h, w). notes: what the reader should know.
     """
 
     full: NDArray[np.float32]
@@ -61,6 +63,7 @@ class Comparison:
     left_out: NDArray[np.float32] | None
     weights: NDArray[np.float32]
     covered: NDArray[np.int16]
+    notes: tuple[str, ...] = ()
 
 
 def input_size(rows: float, cols: float, size: int, stride: int) -> tuple[int, int]:
@@ -90,6 +93,12 @@ class Comparer:
         self.device = device
         self.encoder = encoder or TorchEncoder(self.model, device)
 
+    def on_cpu(self) -> Comparer:
+        """The same on the processor."""
+        cpu = torch.device("cpu")
+        model = copy.deepcopy(self.model).to(cpu)
+        return Comparer(model, self.evidence, cpu, choose_encoder("auto", model, cpu))
+
     def batch(self, images: Tensor, covered: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         """One batch of slices, encoded and compared; images: (1 + K, B, 3, H, W), the query first."""
         with torch.inference_mode():
@@ -115,7 +124,8 @@ class Comparer:
         total = torch.zeros(len(volumes), *distances.shape[2:], device=distances.device)
         if self.evidence.student:
             scales = [
-                weighted_residuals(f, weights[:, :, scale]).flatten(0, 1) for scale, f in enumerate(features[3:])
+                weighted_residuals(f, weights[:, :, scale]).flatten(0, 1)
+                for scale, f in enumerate(features[3:])
             ]
             total += self.evidence.student * on_finest(scales).unflatten(0, total.shape[:2])
         if self.evidence.teacher:
@@ -144,39 +154,34 @@ def compare(
     progress: Callable[[str, int, int], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
 ) -> Comparison:
-    """Compare all slices of the box, `batch` at a time (halved where the device's memory does not do).
+    """Compare all slices of the box, `batch` at a time, several batches side by side.
 
-    Raises Cancelled between batches; MemoryError where even one slice does not fit.
+    Where the device's memory does not hold a batch, see `Batches`. Raises Cancelled between batches.
     """
     part = prepared.box
     volumes = [prepared.query[part], *(s[part] for s in prepared.supports)]
     count, rows, cols = volumes[0].shape[:3]
     shape = input_size(rows * prepared.spacing[1], cols * prepared.spacing[2], size, comparer.model.stride)
     grid = (shape[0] // 4, shape[1] // 4)
+
+    def inputs(chunk: slice) -> tuple[Tensor, Tensor]:
+        images = torch.stack([to_input(v[chunk], shape) for v in volumes])
+        covered = torch.stack([torch.from_numpy(on_grid(c[part][chunk], grid)) for c in prepared.covered])
+        return images, covered
+
     parts: list[tuple[Tensor, ...]] = []
     reach: list[Tensor] = []
     done = 0
-    while done < count:
-        if should_cancel and should_cancel():
-            raise Cancelled("Comparison was cancelled.")
-        if progress:
-            progress("compare", done, count)
-        chunk = slice(done, min(done + batch, count))
-        images = torch.stack([to_input(v[chunk], shape) for v in volumes])
-        covered = torch.stack([torch.from_numpy(on_grid(c[part][chunk], grid)) for c in prepared.covered])
-        try:
-            result = comparer.batch(images, covered)
-        except torch.OutOfMemoryError:
-            if batch == 1:
-                raise MemoryError(
-                    "the device's memory does not hold even one slice; use --device cpu"
-                ) from None
-            batch = max(1, batch // 2)
-            torch.cuda.empty_cache()
-            continue
-        parts.append(tuple(t.cpu() for t in result if t is not None))
-        reach.append(covered.sum(0))
-        done = chunk.stop
+    with Batches(comparer) as batches:
+        results = batches.run(inputs, count, batch)
+        while done < count:
+            if should_cancel and should_cancel():
+                raise Cancelled("Comparison was cancelled.")
+            if progress:
+                progress("compare", done, count)
+            done, result, covered = next(results)
+            parts.append(result)
+            reach.append(covered.sum(0))
     if progress:
         progress("compare", count, count)
     single = len(volumes) == 2
@@ -184,9 +189,9 @@ def compare(
     covered_count = torch.cat(reach).numpy().astype(np.int16)
     full = torch.cat([p[0] for p in parts]).numpy()
     if single:
-        return Comparison(full, None, None, weights, covered_count)
+        return Comparison(full, None, None, weights, covered_count, tuple(batches.notes))
     reduced = torch.cat([p[1] for p in parts]).numpy()
     against_others = torch.cat([p[2] for p in parts], dim=1)
     judged = prepared.support_body_on(grid) & (covered_count > 1)  # itself and at least one other
     left_out = np.where(judged, against_others.numpy(), np.nan).astype(np.float32)
-    return Comparison(full, reduced, left_out, weights, covered_count)
+    return Comparison(full, reduced, left_out, weights, covered_count, tuple(batches.notes))

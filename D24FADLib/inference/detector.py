@@ -50,6 +50,7 @@ def detect(
     """
     import torch
 
+    from D24FADLib.inference.batches import workers_on
     from D24FADLib.inference.comparison import Comparer, Evidence, compare
     from D24FADLib.inference.devices import choose_device, default_batch
     from D24FADLib.inference.models import load_model
@@ -70,7 +71,8 @@ def detect(
         query, supports, options.plane, options.align, options.ct_window, tell, should_cancel
     )
     clock.lap("prepare")
-    encoder = choose_encoder(options.runtime, model, device, "".join(about["sha256"].values()))
+    checksum = "".join(about["sha256"].values())
+    encoder = choose_encoder(options.runtime, model, device, checksum, options.precision, workers_on(device))
     comparer = Comparer(model, Evidence(**about.get("evidence", {})), device, encoder)
     batch = options.batch or default_batch(device, 1 + len(supports))
     compared = compare(prepared, comparer, int(about.get("input_size", 256)), batch, tell, should_cancel)
@@ -91,7 +93,7 @@ def detect(
     anomaly_map = place.volume(scored.scores, "anomaly_map")
     findings, labels = find(anomaly_map, threshold, prepared.plane, scored.min_volume_ml)
     shares = _all_shares(compared.weights.mean(axis=1), prepared)
-    warnings = list(prepared.warnings)
+    warnings = [*prepared.warnings, *compared.notes]
     reports = _support_reports(supports, prepared, scored, compared)
     warnings += [
         f"{r.name} stands out against the other references: is it normal, and of the same protocol?"
@@ -128,7 +130,10 @@ def detect(
     detection.record.update(
         run_record(
             detection, supports, asdict(options), metadata, clock.seconds,
-            {"type": str(device), "runtime": encoder.name, "torch": torch.__version__, "batch": batch},
+            {
+                "type": str(device), "runtime": encoder.name, "precision": encoder.precision,
+                "torch": torch.__version__, "batch": batch,
+            },
         )
     )  # fmt: skip
     return detection

@@ -17,6 +17,7 @@ class DetectionOptions:
     plane, align: None chooses by the study (acquisition plane; affine for volumes, none for pictures).
     model: an embedded model's name or a bundle folder. device: auto, cpu, cuda or mps.
     runtime: what runs the networks; auto takes OpenVINO on a CPU where it is installed, else torch.
+    precision: what the networks compute in, auto, f32, bf16 or f16; auto takes f32 on a CPU.
     threshold: on the map; None derives it from `false_positives_per_study`, the number of false findings
     that a normal study may have on average, as judged by the references themselves.
     batch: slices (of the query and each support) compared at a time; None fits it to the device.
@@ -27,6 +28,7 @@ class DetectionOptions:
     model: str = DEFAULT_MODEL
     device: str = "auto"
     runtime: str = "auto"
+    precision: str = "auto"
     threshold: float | None = None
     false_positives_per_study: float = 1.0
     ct_window: str = "auto"

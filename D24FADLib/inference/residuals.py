@@ -30,9 +30,7 @@ def nearest_residuals(features: Tensor) -> Tensor:
     supports, span = count - 1, _BLOCK + 2 * REACH
     blocks = -(-width // _BLOCK)
     # (row, slice, volume, column, channel), unit length, with a border that repeats the outermost position
-    padded = features.new_empty(
-        height + 2 * REACH, batch, count, blocks * _BLOCK + 2 * REACH, channels
-    )
+    padded = features.new_empty(height + 2 * REACH, batch, count, blocks * _BLOCK + 2 * REACH, channels)
     inner = padded[REACH:-REACH, :, :, REACH : REACH + width]
     inner.copy_(features.permute(3, 1, 0, 4, 2))
     inner.div_(torch.linalg.vector_norm(inner, dim=-1, keepdim=True).clamp_min_(_EPS))
@@ -115,7 +113,5 @@ def on_finest(residuals: Sequence[Tensor]) -> Tensor:
     """The sum over scales of maps (N, h, w), on the grid of the first."""
     total = residuals[0].clone()
     for coarse in residuals[1:]:
-        total += F.interpolate(
-            coarse[:, None], total.shape[-2:], mode="bilinear", align_corners=True
-        )[:, 0]
+        total += F.interpolate(coarse[:, None], total.shape[-2:], mode="bilinear", align_corners=True)[:, 0]
     return total
