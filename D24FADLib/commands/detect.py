@@ -73,6 +73,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--ct-window", default="auto", choices=["auto", "brain", "soft", "lung", "bone"], help="for CT"
     )
     parser.add_argument("--batch", type=int, metavar="N", help="slices compared at a time")
+    parser.add_argument(
+        "--reference-cache",
+        action="store_true",
+        help="compare on the references' own grid and keep them prepared for the next study, in your cache "
+        "folder and readable by you alone (see d24fad info)",
+    )
+    parser.add_argument("--no-cache", action="store_true", help="keep nothing and use nothing kept")
     parser.add_argument("--json", action="store_true", help="progress and result as JSON lines")
 
 
@@ -84,6 +91,8 @@ def options_from(args: argparse.Namespace) -> DetectionOptions:
 
     if args.batch is not None and args.batch < 1:
         raise InputError("--batch: give 1 or more slices")
+    if args.no_cache and args.reference_cache:
+        raise InputError("give either --reference-cache or --no-cache, not both")
     if not 0 < args.false_positives_per_study < math.inf:
         raise InputError("--false-positives-per-study: give a number above 0")
     if args.threshold is not None and not math.isfinite(args.threshold):
@@ -99,6 +108,8 @@ def options_from(args: argparse.Namespace) -> DetectionOptions:
         false_positives_per_study=args.false_positives_per_study,
         ct_window=args.ct_window,
         batch=args.batch,
+        cache=not args.no_cache,
+        reference_cache=args.reference_cache,
     )
 
 

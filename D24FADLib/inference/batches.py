@@ -14,8 +14,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from D24FADLib.inference.comparison import Comparer
 
-# slices (images, covered) of a piece, in the shapes that `Comparer.batch` takes
-Inputs = Callable[[slice], tuple[Tensor, Tensor]]
+# what `Comparer.batch` takes, for some slices: images, covered, the supports' known features
+Inputs = Callable[[slice], tuple[Tensor, Tensor, list[Tensor] | None]]
 Result = tuple[Tensor, ...]
 
 
@@ -72,14 +72,14 @@ class Batches:
         start = chunk.start
         while start < chunk.stop:
             piece = slice(start, min(chunk.stop, start + (self._most or chunk.stop)))
-            images, covered = inputs(piece)
+            images, covered, known = inputs(piece)
             comparer = self._comparer
             try:
-                result = tuple(t.cpu() for t in comparer.batch(images, covered) if t is not None)
+                result = tuple(t.cpu() for t in comparer.batch(images, covered, known) if t is not None)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                del images
+                del images, known
                 self._make_room(piece.stop - piece.start, comparer)
                 continue
             done.append((piece.stop, result, covered))
@@ -100,5 +100,6 @@ class Batches:
                 self._fell_back = True
                 self._comparer = self._comparer.on_cpu()
                 self.notes.append(
-                    f"The memory of {used.device} does not hold even one slice: the processor computed instead."
+                    f"The memory of {used.device} does not hold even one slice: the processor computed "
+                    "instead."
                 )

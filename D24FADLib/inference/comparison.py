@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from D24FADLib.errors import Cancelled
-from D24FADLib.inference.batches import Batches
-from D24FADLib.inference.preparation import Prepared, on_grid
+from D24FADLib.inference.batches import Batches, Inputs
+from D24FADLib.inference.preparation import Box, Prepared, on_grid
 from D24FADLib.inference.residuals import (
     judged,
     nearest_residuals,
@@ -82,6 +82,26 @@ def to_input(slices: NDArray[np.float32], size: tuple[int, int]) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
+def inputs_of(
+    volumes: Sequence[NDArray[np.float32]],
+    covered: Sequence[NDArray[np.bool_]],
+    box: Box,
+    size: tuple[int, int],
+    known: Callable[[slice], list[Tensor] | None] = lambda chunk: None,
+) -> Inputs:
+    """Makes images (volumes, B, 3, H, W), where the supports reach (K, B, h, w) and their known features, for
+    slices of the box."""
+    grid = (size[0] // 4, size[1] // 4)
+    inside = [v[box] for v in volumes]
+    reach = [c[box] for c in covered]
+
+    def inputs(chunk: slice) -> tuple[Tensor, Tensor, list[Tensor] | None]:
+        images = torch.stack([to_input(v[chunk].astype(np.float32, copy=False), size) for v in inside])
+        return images, torch.stack([torch.from_numpy(on_grid(c[chunk], grid)) for c in reach]), known(chunk)
+
+    return inputs
+
+
 class Comparer:
     """Compares batches of slices with one model on one device."""
 
@@ -99,28 +119,36 @@ class Comparer:
         model = copy.deepcopy(self.model).to(cpu)
         return Comparer(model, self.evidence, cpu, choose_encoder("auto", model, cpu))
 
-    def batch(self, images: Tensor, covered: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-        """One batch of slices, encoded and compared; images: (1 + K, B, 3, H, W), the query first."""
+    def batch(
+        self, images: Tensor, covered: Tensor, known: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+        """One batch of slices, encoded and compared; images: (1 + K, B, 3, H, W), the query first, or the
+        query's alone where the supports' features are `known` (and left_out, then None, too)."""
         with torch.inference_mode():
-            encoded = self.encoder(images.flatten(0, 1))
-            return self.compare_features([f.unflatten(0, images.shape[:2]) for f in encoded], covered)
+            features = [f.unflatten(0, images.shape[:2]) for f in self.encoder(images.flatten(0, 1))]
+            if known is None:
+                return self.compare_features(features, covered)
+            joined = [torch.cat([f, k.to(f.device)]) for f, k in zip(features, known, strict=True)]
+            return self.compare_features(joined, covered, query_only=True)
 
     @torch.inference_mode()
     def compare_features(
-        self, features: Sequence[Tensor], covered: Tensor
+        self, features: Sequence[Tensor], covered: Tensor, query_only: bool = False
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         """Compare slices whose features are known.
 
         features: teacher's and student's, three each, (1 + K, B, C, h, w), the query first. covered:
         (K, B, h, w) bool on the finest feature grid, where each support reaches. Returns full (B, h, w),
         reduced (B, h, w), left_out (K, B, h, w), weights (B, scales, K); see Comparison. reduced and
-        left_out are None for K = 1.
+        left_out are None for K = 1, left_out with `query_only` as well.
         """
         supports = features[0].shape[0] - 1
-        distances = self._teacher_distances(features[:3], covered)
+        distances = self._teacher_distances(features[:3], covered, 1 if query_only else None)
         weights = subset_weights(self.model.weighting, features[3:])
-        volumes = judged(supports)
-        masks = subset_masks(supports)
+        volumes, masks = judged(supports), subset_masks(supports)
+        if query_only:
+            volumes = [volume for volume in volumes if volume == 0]
+            weights, masks = weights[: len(volumes)], masks[: len(volumes)]
         total = torch.zeros(len(volumes), *distances.shape[2:], device=distances.device)
         if self.evidence.student:
             scales = [
@@ -133,15 +161,17 @@ class Comparer:
                 total[row] += self.evidence.teacher * distances[volume, mask].amin(0)
         if supports < 2:
             return total[0], None, None, weights[0]
-        return total[0], total[1 : 1 + supports].mean(0), total[1 + supports :], weights[0]
+        reduced = total[1 : 1 + supports].mean(0)
+        return total[0], reduced, None if query_only else total[1 + supports :], weights[0]
 
-    def _teacher_distances(self, teacher: Sequence[Tensor], covered: Tensor) -> Tensor:
-        """(1 + K, K, B, h, w): of each volume's slices to each support's; large where a support does not
-        reach."""
+    def _teacher_distances(self, teacher: Sequence[Tensor], covered: Tensor, targets: int | None) -> Tensor:
+        """(targets or 1 + K, K, B, h, w): of each volume's slices to each support's; large where a support
+        does not reach."""
         count, batch, _, height, width = teacher[0].shape
         if not self.evidence.teacher:
-            return torch.zeros(count, count - 1, batch, height, width, device=teacher[0].device)
-        scales = [nearest_residuals(features) for features in teacher]
+            shape = (targets or count, count - 1, batch, height, width)
+            return torch.zeros(shape, device=teacher[0].device)
+        scales = [nearest_residuals(features, targets) for features in teacher]
         distances = on_finest([d.flatten(0, 2) for d in scales]).unflatten(0, scales[0].shape[:3])
         return distances + ~covered.to(distances.device) * 6.0  # the worst residual of three scales
 
@@ -159,16 +189,18 @@ def compare(
     Where the device's memory does not hold a batch, see `Batches`. Raises Cancelled between batches.
     """
     part = prepared.box
-    volumes = [prepared.query[part], *(s[part] for s in prepared.supports)]
-    count, rows, cols = volumes[0].shape[:3]
+    count, rows, cols = (side.stop - side.start for side in part)
     shape = input_size(rows * prepared.spacing[1], cols * prepared.spacing[2], size, comparer.model.stride)
     grid = (shape[0] // 4, shape[1] // 4)
 
-    def inputs(chunk: slice) -> tuple[Tensor, Tensor]:
-        images = torch.stack([to_input(v[chunk], shape) for v in volumes])
-        covered = torch.stack([torch.from_numpy(on_grid(c[part][chunk], grid)) for c in prepared.covered])
-        return images, covered
-
+    known = prepared.references
+    inputs = inputs_of(
+        [prepared.query, *(() if known else prepared.supports)],
+        prepared.covered,
+        part,
+        shape,
+        known.known if known else lambda chunk: None,
+    )
     parts: list[tuple[Tensor, ...]] = []
     reach: list[Tensor] = []
     done = 0
@@ -184,14 +216,13 @@ def compare(
             reach.append(covered.sum(0))
     if progress:
         progress("compare", count, count)
-    single = len(volumes) == 2
     weights = torch.cat([p[-1] for p in parts]).numpy()
     covered_count = torch.cat(reach).numpy().astype(np.int16)
     full = torch.cat([p[0] for p in parts]).numpy()
-    if single:
+    if len(prepared.supports) == 1:
         return Comparison(full, None, None, weights, covered_count, tuple(batches.notes))
     reduced = torch.cat([p[1] for p in parts]).numpy()
-    against_others = torch.cat([p[2] for p in parts], dim=1)
+    against_others = known.left_out if known else torch.cat([p[2] for p in parts], dim=1).numpy()
     judged = prepared.support_body_on(grid) & (covered_count > 1)  # itself and at least one other
-    left_out = np.where(judged, against_others.numpy(), np.nan).astype(np.float32)
+    left_out = np.where(judged, against_others, np.nan).astype(np.float32)
     return Comparison(full, reduced, left_out, weights, covered_count, tuple(batches.notes))

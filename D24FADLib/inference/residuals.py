@@ -20,14 +20,14 @@ _BLOCK = 4  # positions of a row that share one matrix product: fewer idle produ
 _EPS = 1e-12
 
 
-def nearest_residuals(features: Tensor) -> Tensor:
+def nearest_residuals(features: Tensor, targets: int | None = None) -> Tensor:
     """1 - the highest cosine of each volume's features to each support's within `REACH` positions.
 
-    features: (1 + K, B, C, h, w), the query first. Returns (1 + K, K, B, h, w); an entry of a support
-    with itself means nothing.
+    features: (1 + K, B, C, h, w), the query first; the first `targets` of them (None: all) are looked at.
+    Returns (targets, K, B, h, w); an entry of a support with itself means nothing.
     """
     count, batch, channels, height, width = features.shape
-    supports, span = count - 1, _BLOCK + 2 * REACH
+    supports, targets, span = count - 1, targets or count, _BLOCK + 2 * REACH
     blocks = -(-width // _BLOCK)
     # (row, slice, volume, column, channel), unit length, with a border that repeats the outermost position
     padded = features.new_empty(height + 2 * REACH, batch, count, blocks * _BLOCK + 2 * REACH, channels)
@@ -39,8 +39,8 @@ def nearest_residuals(features: Tensor) -> Tensor:
     padded[:REACH], padded[-REACH:] = padded[REACH], padded[-REACH - 1]
     # A block of a row against the same block of a support's row and its surroundings: one product for all
     # volumes and supports. Of its columns, each position needs those within reach: a diagonal band.
-    left = padded[REACH:-REACH, :, :, REACH:-REACH].unflatten(3, (blocks, _BLOCK))
-    left = left.permute(0, 1, 3, 2, 4, 5).reshape(-1, count * _BLOCK, channels)
+    left = padded[REACH:-REACH, :, :targets, REACH:-REACH].unflatten(3, (blocks, _BLOCK))
+    left = left.permute(0, 1, 3, 2, 4, 5).reshape(-1, targets * _BLOCK, channels)
     right = padded[:, :, 1:].unfold(3, span, _BLOCK).permute(0, 1, 3, 4, 2, 5)
     right = right.reshape(height + 2 * REACH, batch * blocks, channels, supports * span)
     best = torch.bmm(left, right[:height].flatten(0, 1))
@@ -48,7 +48,7 @@ def nearest_residuals(features: Tensor) -> Tensor:
     for row in range(1, 2 * REACH + 1):
         torch.bmm(left, right[row : row + height].flatten(0, 1), out=cosines)
         torch.maximum(best, cosines, out=best)
-    best = best.view(height, batch, blocks, count, _BLOCK, supports, span)
+    best = best.view(height, batch, blocks, targets, _BLOCK, supports, span)
     steps = best.stride()
     band = best.as_strided(
         (*best.shape[:-1], 2 * REACH + 1), (*steps[:4], steps[4] + steps[6], steps[5], steps[6])
@@ -57,7 +57,7 @@ def nearest_residuals(features: Tensor) -> Tensor:
     for column in range(1, 2 * REACH + 1):
         torch.maximum(highest, band[..., column], out=highest)
     # (row, slice, block, volume, position, support)
-    result = (1.0 - highest).permute(3, 5, 1, 0, 2, 4).reshape(count, supports, batch, height, -1)
+    result = (1.0 - highest).permute(3, 5, 1, 0, 2, 4).reshape(targets, supports, batch, height, -1)
     return result[..., :width]
 
 
@@ -91,15 +91,16 @@ def judged(supports: int) -> list[int]:
 def weighted_residuals(features: Tensor, weights: Tensor) -> Tensor:
     """1 - cosine between each judgement's volume and the weighted mean of the supports, at one scale.
 
-    features: (1 + K, B, C, h, w); weights: (judgements, B, K). Returns (judgements, B, h, w). The mean is
-    never made: <f, sum w s> and |sum w s|^2 are sums of the dot products <f, s> and <s, s>.
+    features: (1 + K, B, C, h, w); weights: (judgements, B, K), of the first judgements.
+    Returns (judgements, B, h, w). The mean is never made: <f, sum w s> and |sum w s|^2 are sums of the
+    dot products <f, s> and <s, s>.
     """
     count, batch, channels, height, width = features.shape
     supports = count - 1
     positions = features.permute(1, 3, 4, 0, 2).reshape(-1, count, channels)
     dots = torch.bmm(positions, positions.mT).view(batch, height * width, count * count)
     dots = dots.transpose(1, 2).contiguous().unflatten(1, (count, count))  # (B, 1 + K, 1 + K, positions)
-    volumes = judged(supports)
+    volumes = judged(supports)[: len(weights)]
     shares = weights.transpose(0, 1)  # (B, judgements, K)
     pairs = shares[..., :, None] * shares[..., None, :]
     squared = torch.bmm(pairs.flatten(2), dots[:, 1:, 1:].flatten(1, 2))

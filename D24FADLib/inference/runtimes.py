@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import shutil
-import tempfile
 import threading
 import warnings
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +18,7 @@ from torch import Tensor, nn
 
 from D24FADLib import __version__
 from D24FADLib.errors import InputError
+from D24FADLib.inference.cache import conversions_folder, kept_whole
 from D24FADLib.network.model import D24FADModel
 
 RUNTIMES = ("auto", "torch", "openvino")
@@ -30,8 +28,8 @@ _CONVERSION = 2  # of the way networks are converted: another number makes kept 
 
 
 class Encoder(Protocol):
-    """Images (N, 3, H, W) in [0, 1] -> teacher and student features, three each, at strides 4, 8, 16: float32,
-    in memory of their own. May be called from several threads. `precision` is what it computes in."""
+    """Images (N, 3, H, W) in [0, 1] -> teacher and student features, three each, at strides 4, 8, 16:
+    float32, in memory of their own. `precision` is what it computes in. Threads may call it side by side."""
 
     name: str
     precision: str
@@ -71,7 +69,7 @@ class TorchEncoder:
 class OpenVinoEncoder:
     """The networks converted for the CPU, compiled once per input shape.
 
-    The conversion takes many times as long as a study: it is kept in `conversion_cache()`, safe to
+    The conversion takes many times as long as a study: it is kept in `conversions_folder()`, safe to
     delete, under `key`, the checksum of the model's weights (None: not kept). `streams` calls run at a
     time, each on its own share of the cores.
     """
@@ -133,29 +131,20 @@ class OpenVinoEncoder:
     def _kept(self) -> Any:
         import openvino
 
-        name = hashlib.sha256(
-            f"{self._key} {openvino.__version__} {__version__} {_CONVERSION}".encode()
-        ).hexdigest()[:32]
-        folder = conversion_cache() / name
+        parts = f"{self._key} {openvino.__version__} {__version__} {_CONVERSION}"
+        folder = conversions_folder() / hashlib.sha256(parts.encode()).hexdigest()[:32]
         if not (folder / "network.xml").is_file():
             network = self._converted()
             try:
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
-                    openvino.save_model(network, Path(aside) / "new" / "network.xml", compress_to_fp16=False)
-                    os.replace(Path(aside) / "new", folder)
-            except (OSError, RuntimeError):  # a full disk, or another run was first: go on without
+                with kept_whole(folder) as aside:
+                    openvino.save_model(network, aside / "network.xml", compress_to_fp16=False)
+            except (OSError, RuntimeError):  # a full disk: go on without
                 return network
         try:
             return openvino.Core().read_model(folder / "network.xml")
         except RuntimeError:
             shutil.rmtree(folder, ignore_errors=True)
             return self._converted()
-
-
-def conversion_cache() -> Path:
-    """Where converted networks are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "d24fad" / "openvino"
 
 
 def _fuse_pads(network: Any) -> None:
