@@ -3,7 +3,7 @@
 Usually the references are brought onto each study's grid, which repeats their alignment and encoding for
 every study. Here they are brought once onto the grid of the first of them, encoded and judged against each
 other there; what comes out is kept (see `cache`). A new study is registered once, to that grid, and compared
-there; its maps are taken back to its own grid. Its voxels are interpolated once, as those of the references are.
+there; its maps are taken back to its own grid. Its voxels are interpolated once, as the references' are.
 """
 
 from __future__ import annotations
