@@ -44,8 +44,9 @@ def roofline(supports: int, size: int) -> list[dict[str, Any]]:
         for card, (rate, bandwidth) in CARDS.items():
             rows.append(
                 {
-                    "model": name, "K": supports, "pixels": size, "card": card, "gflop_per_slice": flops / 1e9,
-                    "mb_per_slice": bytes_ / 1e6, "flop_bound_slices_per_s": rate / flops,
+                    "model": name, "K": supports, "pixels": size, "card": card,
+                    "gflop_per_slice": flops / 1e9, "mb_per_slice": bytes_ / 1e6,
+                    "flop_bound_slices_per_s": rate / flops,
                     "byte_bound_slices_per_s": bandwidth / bytes_,
                 }
             )  # fmt: skip

@@ -6,6 +6,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -111,7 +112,7 @@ def per_slice(
         for name, model in models.items():
             model = copy.deepcopy(model).to(device)
             with torch.inference_mode():
-                plain, expected = seconds(lambda m=model: plain_loop(m, query, normals), repeat)  # type: ignore[misc]
+                plain, expected = seconds(partial(plain_loop, model, query, normals), repeat)
             base = statistics.median(plain) / slices * 1e3
             wide = wide or base
             for precision in ("f32", "bf16", "f16"):

