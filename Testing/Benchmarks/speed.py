@@ -59,7 +59,7 @@ def _cpuinfo() -> list[str]:
 
 
 def part_slices(args: argparse.Namespace) -> list[Row]:
-    return per_slice(args.slices, 128, args.repeat, (2, 4, 8), torch.device("cpu"))
+    return per_slice(args.slices, 128, args.repeat, tuple(args.supports), torch.device("cpu"))
 
 
 def part_studies(args: argparse.Namespace) -> list[Row]:
@@ -155,6 +155,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--repeat", type=int, default=5, help="runs of each case; their median is shown")
     parser.add_argument("--slices", type=int, default=16, help="query slices of a run in part slices")
+    parser.add_argument("--supports", type=int, nargs="+", default=[2, 4, 8], help="K of part slices")
     parser.add_argument("--most-voxels", type=float, default=1e9, help="leave out larger studies")
     parser.add_argument("--output", type=Path, required=True, help="folder of speed.md and speed.json")
     args = parser.parse_args()
