@@ -1,7 +1,7 @@
 # make demo       the detector on simulated brains; results in demo-output/
 # make test       lint, types and all tests
 # make lint       lint and types alone
-# make benchmark  damaged DICOM files by the thousand (minutes)
+# make benchmark  time and memory: build/speed/speed.md (an hour, on a quiet machine); damaged DICOM files
 # make clean      remove what these made, .venv included
 #
 # The first call sets everything up in .venv; later calls only when pyproject.toml or constraints.txt changed.
@@ -29,6 +29,7 @@ lint: $(VENV)/test.stamp
 	$(BIN)/mypy
 
 benchmark: $(VENV)/test.stamp
+	$(BIN)/python Testing/Benchmarks/speed.py --output build/speed
 	$(BIN)/python Testing/Benchmarks/fuzz_dicom.py --cases 2400
 
 system-packages:

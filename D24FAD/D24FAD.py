@@ -75,11 +75,13 @@ class D24FADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.findings = FindingsStep(self.ui, self.logic)
         self._steps = [self.study, self.references, self.run, self.findings]
         scene = slicer.mrmlScene
-        self.addObserver(scene, scene.NodeRemovedEvent, self._onSceneChanged)
-        self.addObserver(scene, scene.NodeAddedEvent, self._onSceneChanged)
-        self.addObserver(scene, scene.EndCloseEvent, self._onSceneChanged)
-        self.addObserver(scene, scene.EndImportEvent, self._onSceneChanged)
-        self.addObserver(scene, scene.EndRestoreEvent, self._onSceneChanged)
+        for event in (scene.NodeRemovedEvent, scene.NodeAddedEvent):
+            self.addObserver(scene, event, self._onSceneChanged)
+        for event in (scene.StartCloseEvent, scene.StartImportEvent, scene.StartRestoreEvent):
+            self.addObserver(scene, event, self._onSceneSwitches)
+        ends = (scene.EndCloseEvent, scene.EndImportEvent, scene.EndRestoreEvent, scene.EndBatchProcessEvent)
+        for event in ends:
+            self.addObserver(scene, event, self._onSceneChanged)
         self._later = qt.QTimer()
         self._later.setSingleShot(True)
         self._later.setInterval(0)
@@ -95,16 +97,23 @@ class D24FADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.logic.abandonDetection()
         if self._steps:
             self.findings.stopObserving()
+            # After a Reload the old selector lives on, hidden, and still follows the scene.
+            self.study.hold()
         # A widget that is still referred to when Slicer exits can crash it.
         self._steps = []
         self.study = self.references = self.run = self.findings = self.ui = None
 
     def enter(self):
-        self._chooseQuery()
-        self.refresh()
+        self._follow()
 
     def exit(self):
-        pass
+        """Nothing to do: a run goes on, and the panel keeps in step with the scene."""
+
+    def onReload(self):
+        """Developer mode's Reload: the module's parts anew too, not only its own file."""
+        for name in [name for name in sys.modules if name.partition(".")[0] == "D24FADParts"]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
 
     def refresh(self):
         """Show what the parameter node and the scene say now."""
@@ -116,13 +125,20 @@ class D24FADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.logic.query() is None:
             self.logic.setQuery(self.ui.querySelector.currentNode())
 
+    def _onSceneSwitches(self, _caller=None, _event=None):
+        """Until the scene is whole again, what its selector picks on its own is nobody's choice."""
+        if self._steps:
+            self.study.hold()
+
     def _onSceneChanged(self, _caller=None, _event=None):
         """Once for any number of changes in a row, and after the node that was added has its voxels."""
         if self._later is not None:
             self._later.start()
 
     def _follow(self):
-        if self._steps and not slicer.mrmlScene.IsClosing():
+        # Loading may turn the event loop half way; what ends a batch calls again.
+        if self._steps and not slicer.mrmlScene.IsBatchProcessing():
+            self.study.release()
             self._chooseQuery()
             self.refresh()
 

@@ -1,13 +1,27 @@
 """Everything the panel does, without a widget: the methods that D24FADLogic offers."""
 
+import time
+
 import slicer
 from slicer.i18n import tr as _
 
 from D24FADLib.errors import D24FADError
 
-from . import dependencies, exports, geometry, referencesets, results, settings, views
+from . import (
+    dependencies,
+    exports,
+    geometry,
+    placement,
+    referencesets,
+    results,
+    segmentation,
+    settings,
+    views,
+)
 from .references import ReferenceList, dicomSelection, filesIn, loadSeries, requireVolume
 from .run import Run, check
+
+_PAUSE_SECONDS = 0.005
 
 
 class DetectionApi:
@@ -34,6 +48,11 @@ class DetectionApi:
     def query(self):
         return self.getParameterNode().GetNodeReference(settings.QUERY)
 
+    def ownVolumeIds(self):
+        """The node IDs of all volumes that runs made: they are results, neither studies nor references."""
+        nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        return [node.GetID() for node in nodes if node.GetAttribute(placement.ROLE)]
+
     def setOption(self, name, value):
         """One of `settings.DEFAULTS`, such as "Plane", "Device" or "Align"."""
         return settings.put(self.getParameterNode(), name, value)
@@ -50,12 +69,10 @@ class DetectionApi:
         """The loaded volumes that could be added now."""
         rows = ReferenceList(self.getParameterNode())
         taken = {self.query(), *(rows.nodeOf(row) for row in rows.rows())}
-        made = {id(node) for node in [*self.results().weightNodes()]}
+        own = set(self.ownVolumeIds())
         found = []
-        for index in range(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
-            node = slicer.mrmlScene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode")
-            own = node.GetAttribute("D24FAD.Role") or id(node) in made
-            if node not in taken and not own and not node.GetHideFromEditors():
+        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
+            if node not in taken and node.GetID() not in own and not node.GetHideFromEditors():
                 try:
                     requireVolume(node, "")
                 except D24FADError:
@@ -169,6 +186,7 @@ class DetectionApi:
         self.startDetection(outcome)
         while self.isRunning():
             slicer.app.processEvents()
+            time.sleep(_PAUSE_SECONDS)  # the worker needs the processor more
         if outcome.problem is not None:
             raise RuntimeError(outcome.problem)
         return self.results()
@@ -221,13 +239,8 @@ class DetectionApi:
             return
         views.jumpTo(finding.peakPlace)
         node = found.node(results.SEGMENTATION)
-        display = node.GetDisplayNode() if node is not None else None
-        if display is not None:
-            for other in found.findings:
-                chosen = other.rank == rank
-                display.SetSegmentOpacity2DFill(other.segmentId, 1.0 if chosen else 0.0)
-            display.SetOpacity2DFill(0.35)
-            self.getParameterNode().SetParameter("SelectedSegment", finding.segmentId)
+        if node is not None:
+            segmentation.select(node, finding.segmentId, found.query)
 
     def jumpToSlice(self, number):
         """Move the slice views to a slice of the study."""

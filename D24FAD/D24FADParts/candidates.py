@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MOST_LISTED = 50  # candidates that become segments and table rows; all are counted
-_MOST_VOXELS = 400_000  # that the lowest threshold leaves: what labels in well under 200 ms
+_MOST_VOXELS = 250_000  # that the lowest threshold leaves: what labels in well under 200 ms
 
 
 @dataclass(frozen=True)

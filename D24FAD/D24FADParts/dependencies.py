@@ -93,7 +93,14 @@ def _pip(requirements, wheelFolder):
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write("\n".join(keptVersions()))
-        slicer.util.pip_install(pipArguments(requirements, path, wheelFolder))
+        arguments = pipArguments(requirements, path, wheelFolder)
+        try:
+            from slicer.packaging import pip_install
+        except ImportError:  # before Slicer 5.12
+            slicer.util.pip_install(arguments)
+        else:
+            # It shows its progress and, where it fails, pip's own words.
+            pip_install(arguments, requester="D24FAD")
     finally:
         os.remove(path)
 

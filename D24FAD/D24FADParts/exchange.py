@@ -39,16 +39,7 @@ def writeVolumes(work):
     before = 0
     for node, path in work:
         array = slicer.util.arrayFromVolume(node)
-        if array.dtype.name not in (
-            "int8",
-            "uint8",
-            "int16",
-            "uint16",
-            "int32",
-            "uint32",
-            "float32",
-            "float64",
-        ):
+        if array.dtype.name not in _PASSED_AS_THEY_ARE:
             array = array.astype(np.float32)
         for done, _all in nrrd.write(path, array, geometry.ijkToWorld(node)):
             yield before + done, total

@@ -11,6 +11,11 @@ from D24FADLib.errors import InputError, OutputError
 from . import placement, results
 
 SEGMENTATION_FILTERS = "NRRD (*.seg.nrrd);;NIfTI (*.nii.gz)"
+# As in the command line's findings.csv, and the threshold, which is the reader's here.
+FINDING_COLUMNS = (
+    "rank", "peak", "mean", "volume_ml", "center_r", "center_a", "center_s", "peak_r", "peak_a", "peak_s",
+    "slice", "threshold",
+)  # fmt: skip
 VOLUME_FILTERS = "NRRD (*.nrrd);;NIfTI (*.nii.gz)"
 
 
@@ -94,11 +99,11 @@ def exportFindings(found, path):
     try:
         with open(part, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["rank", "peak", "mean", "volume_ml", "slice", "r", "a", "s", "threshold"])
+            writer.writerow(FINDING_COLUMNS)
             for finding in found.findings:
-                numbers = [f"{finding.peak:.4g}", f"{finding.mean:.4g}", f"{finding.volumeMl:.4g}"]
-                place = [f"{value:.2f}" for value in finding.place]
-                writer.writerow([finding.rank, *numbers, finding.slice, *place, f"{found.threshold:.4g}"])
+                numbers = [f"{value:.4g}" for value in (finding.peak, finding.mean, finding.volumeMl)]
+                places = [f"{value:.2f}" for value in (*finding.place, *finding.peakPlace)]
+                writer.writerow([finding.rank, *numbers, *places, finding.slice, f"{found.threshold:.4g}"])
         os.replace(part, path)
     except OSError as error:
         if os.path.exists(part):

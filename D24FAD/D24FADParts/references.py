@@ -240,12 +240,16 @@ def isUnusable(reason):
 
 
 def dicomSelection():
-    """The series selected in the DICOM browser; [] where the DICOM module has not been opened."""
-    widget = getattr(slicer.modules, "DICOMWidget", None)
-    browser = getattr(getattr(widget, "browserWidget", None), "dicomBrowser", None)
+    """The series selected in the DICOM browser, whichever of its two looks is in use; [] where the DICOM
+    module has not been opened."""
+    browser = getattr(getattr(slicer.modules, "DICOMWidget", None), "browserWidget", None)
     if browser is None:
         return []
-    return [str(uid) for uid in browser.dicomTableManager().currentSeriesSelection() if uid]
+    if getattr(browser, "useVisualDICOMBrowser", False):
+        selected = browser.dicomVisualBrowser.patientView().selectedSeriesInstanceUIDs()
+    else:
+        selected = browser.dicomBrowser.dicomTableManager().currentSeriesSelection()
+    return [str(uid) for uid in selected if uid]
 
 
 def loadSeries(uid):
@@ -254,18 +258,19 @@ def loadSeries(uid):
     if not loaded:
         from DICOMLib import DICOMUtils
 
-        DICOMUtils.loadSeriesByUID([uid])
-        loaded = _volumesOfSeries(uid)
+        made = [slicer.mrmlScene.GetNodeByID(nodeId) for nodeId in DICOMUtils.loadSeriesByUID([uid]) or []]
+        # Some plugins make volumes that do not say which instances they are of.
+        loaded = _volumesOfSeries(uid) or [node for node in made if _isVolume(node)]
     return loaded
 
 
 def _volumesOfSeries(uid):
-    found = []
-    for index in range(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
-        node = slicer.mrmlScene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode")
-        if node.GetAttribute("DICOM.instanceUIDs") and tags.studyOf(node).seriesUid == uid:
-            found.append(node)
-    return found
+    nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    return [node for node in nodes if placement.isDicom(node) and tags.studyOf(node).seriesUid == uid]
+
+
+def _isVolume(node):
+    return node is not None and node.IsA("vtkMRMLScalarVolumeNode")
 
 
 def _role(key):

@@ -10,6 +10,7 @@ from . import candidates, colors, geometry, layers, placement, segmentation, set
 
 MAP, EXPECTED, WEIGHT, SEGMENTATION = "Map", "ExpectedNormal", "Weight", "Segmentation"
 FINDINGS, SCORES, PLOT = "FindingsTable", "ScoreTable", "ScorePlot"
+REFERENCE = "D24FAD.Reference"  # of a weight volume: the name of the reference it is about
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,8 @@ class Results:
 
     def __init__(self, parameterNode):
         self._node = parameterNode
-        self._finder = None
-        self._finderOf = None
-        self._segments = None
-        self.count = 0
-        self.findings = []
+        self._finder = self._finderOf = self._segments = None
+        self._count, self._findings, self._findingsOf = 0, [], None
 
     # What there is
 
@@ -78,6 +76,25 @@ class Results:
     def about(self):
         """{threshold, calibrated, plane, score, warnings, lowest, highest, leastVoxels} of the run."""
         return settings.getJson(self._node, "Result", {})
+
+    @property
+    def count(self):
+        """The number of candidates at the threshold; `findings` lists the strongest of them."""
+        return self._count if self._areOfTheMap() else 0
+
+    @property
+    def findings(self):
+        return self._findings if self._areOfTheMap() else []
+
+    @property
+    def mapKey(self):
+        """Differs whenever another map, or the same with other voxels, is there; None where there is none."""
+        mapNode = self.node(MAP)
+        return _voxelsOf(mapNode) if mapNode is not None else None
+
+    def _areOfTheMap(self):
+        """Whether what was found is of the map in the scene: another scene may have one of the same ID."""
+        return self._findingsOf is not None and self._findingsOf == self.mapKey
 
     @property
     def threshold(self):
@@ -111,7 +128,7 @@ class Results:
         self._refer(MAP, mapNode)
         yield
         self._finder = candidates.CandidateFinder(slicer.util.arrayFromVolume(mapNode), outcome.threshold / 2)
-        self._finderOf = mapNode.GetID()
+        self._finderOf = _voxelsOf(mapNode)
         settings.putJson(
             self._node,
             "Result",
@@ -136,6 +153,7 @@ class Results:
         for image, (reference, _key) in zip(outcome.weights, outcome.references, strict=False):
             title = _("{name} weight of {reference}").format(name=name, reference=reference)
             node = layers.addVolume(image, queryNode, title, WEIGHT, run)
+            node.SetAttribute(REFERENCE, reference)
             layers.showAsWeight(node)
             self._node.AddNodeReferenceID(f"Result.{WEIGHT}", node.GetID())
             yield
@@ -180,7 +198,7 @@ class Results:
         self._node.UnsetParameter("Result")
         self._node.UnsetParameter("Threshold")
         self._finder = self._finderOf = self._segments = None
-        self.count, self.findings = 0, []
+        self._count, self._findings, self._findingsOf = 0, [], None
 
     # The threshold
 
@@ -196,8 +214,8 @@ class Results:
             return 0
         self._node.SetParameter("Threshold", repr(float(value)))
         finder = self._findCandidates()
-        self.count, found, index, rank = finder.find(value, self.about.get("leastVoxels", 1))
-        self.findings = self._toFindings(found, query)
+        self._count, found, index, rank = finder.find(value, self.about.get("leastVoxels", 1))
+        self._findings, self._findingsOf = self._toFindings(found, query), _voxelsOf(mapNode)
         if segmentNode is not None:
             self._segmentsOf(segmentNode, query).update(found, index, rank, self._segmentName)
             self._node.SetParameter("SegmentedAt", repr(float(value)))
@@ -208,11 +226,11 @@ class Results:
 
     def restore(self):
         """After a scene was loaded: the findings of its segmentation's threshold, without redoing it."""
-        if self.exist and not self.findings:
-            self.count, found, _index, _rank = self._findCandidates().find(
+        if self.exist and not self._areOfTheMap():
+            self._count, found, _index, _rank = self._findCandidates().find(
                 self.threshold, self.about.get("leastVoxels", 1)
             )
-            self.findings = self._toFindings(found, self.query)
+            self._findings, self._findingsOf = self._toFindings(found, self.query), self.mapKey
 
     def _segmentName(self, candidate):
         return _("Candidate {rank}").format(rank=candidate.rank)
@@ -249,10 +267,10 @@ class Results:
 
     def _findCandidates(self):
         mapNode = self.node(MAP)
-        if self._finder is None or self._finderOf != mapNode.GetID():
+        if self._finder is None or self._finderOf != _voxelsOf(mapNode):
             array = slicer.util.arrayFromVolume(mapNode)
             self._finder = candidates.CandidateFinder(array, self.about.get("threshold", 0.0) / 2)
-            self._finderOf = mapNode.GetID()
+            self._finderOf = _voxelsOf(mapNode)
         return self._finder
 
     def _toFindings(self, found, query):
@@ -274,8 +292,14 @@ class Results:
         ]
 
 
+def _voxelsOf(volumeNode):
+    """A key of these voxels as they are now: VTK never gives a time of modification twice."""
+    image = volumeNode.GetImageData()
+    return image.GetPointData().GetScalars().GetMTime() if image is not None else None
+
+
 def _removeWhole(node):
-    """Remove a node with its display and storage nodes and its place in the hierarchy."""
+    """Remove a node with its display and storage nodes; its place in the hierarchy goes with it."""
     companions = []
     for count, nth in (
         ("GetNumberOfDisplayNodes", "GetNthDisplayNode"),
@@ -283,12 +307,8 @@ def _removeWhole(node):
     ):
         if hasattr(node, count):
             companions += [getattr(node, nth)(index) for index in range(getattr(node, count)())]
-    tree = placement.hierarchy()
     if node.IsA("vtkMRMLSegmentationNode"):
         segmentation.strip(node)
-    item = tree.GetItemByDataNode(node)
-    if item:
-        tree.RemoveItem(item, False, False)
     slicer.mrmlScene.RemoveNode(node)
     for companion in companions:
         if companion is not None and companion.GetScene() is not None:

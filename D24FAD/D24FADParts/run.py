@@ -1,6 +1,7 @@
 """One run: volumes out, the worker, results in. No widgets; all in turns of the event loop."""
 
 import logging
+import os
 import time
 
 import qt
@@ -32,7 +33,7 @@ SHARES = {
 }
 _BEFORE, _AFTER = 3, 3  # percent for volumes out and results in
 QUIET_SECONDS, SILENT_SECONDS = 60, 900
-_FIRST_RETRY_BATCH = 8
+_FIRST_RETRY_BATCH = 2  # the detector has halved its own batch by itself before it gave up
 
 
 class Run:
@@ -48,14 +49,14 @@ class Run:
         self._parameters, self._options, self._keep = parameterNode, options, keepPrevious
         self._callbacks = callbacks
         self._arguments = workerArguments or detect_arguments
-        self._temp = tempFolder
+        self._temp = tempFolder or _temporaryFolder()
         self._folder = self._steps = self._worker = self._summary = self._failure = None
         self._watched, self._used = [], []
         self._query = None
         self._names = {}
         self._over = False
         self._cancelled = False
-        self._timeLeft = TimeLeft()
+        self._timeLeft = TimeLeft(SHARES)
         self._reached = 0.0
         self._heard = time.monotonic()
         self._quietSaid = False
@@ -138,7 +139,7 @@ class Run:
         self._heard = time.monotonic()
         self._worker = WorkerProcess(self._onEvent, self._onEnded)
         self._watch.start()
-        self._worker.start(arguments)
+        self._worker.start(arguments, folder=str(self._folder.path))
 
     def _onEvent(self, event):
         if not isinstance(event, protocol.Noise):
@@ -347,6 +348,12 @@ def check(parameterNode):
             why = bad[0].reference or _("it is the study itself")
             raise InputError(text.format(name=row.name, why=why))
     return query, used
+
+
+def _temporaryFolder():
+    """Slicer's, which the user may have put on a large disk; None for the system's."""
+    folder = slicer.app.temporaryPath
+    return folder if folder and os.path.isdir(folder) else None
 
 
 def advice(parameterNode):

@@ -11,6 +11,7 @@ SIZE = (64, 112, 96)  # k, j, i
 SPACING = (1.6, 1.6, 2.0)  # i, j, k in millimetres
 LESION_RAS, LESION_MM = (22.0, 8.0, 12.0), 16.0
 NORMAL_COUNT = 4
+WINDOW = (0.0, 1000.0)
 
 
 def register():
@@ -25,6 +26,10 @@ def register():
     logic.registerCustomSampleDataSource(
         category=CATEGORY,
         sampleName="D24FADDemo",
+        # Nothing is downloaded; left out, these would be None, which Sample Data does not take.
+        uris=[],
+        fileNames=[],
+        nodeNames=[],
         thumbnailFileName=icon,
         customDownloader=lambda _source: load(),
     )
@@ -48,7 +53,15 @@ def ijkToRas():
 
 
 def addSubject(name, seed, lesion=False):
-    return slicer.util.addVolumeFromArray(makeSubject(seed, lesion), ijkToRAS=ijkToRas(), name=name)
+    return addVolume(name, makeSubject(seed, lesion), ijkToRas())
+
+
+def addVolume(name, voxels, matrix):
+    """All in one window: an automatic one would show brain and lesion in the same white."""
+    node = slicer.util.addVolumeFromArray(voxels, ijkToRAS=matrix, name=name)
+    node.GetDisplayNode().AutoWindowLevelOff()
+    node.GetDisplayNode().SetWindowLevelMinMax(*WINDOW)
+    return node
 
 
 def makeSubject(seed, lesion=False):

@@ -16,15 +16,19 @@ TERMINOLOGY = (
 )
 _STRONGEST = (0.90, 0.10, 0.29)
 _WEAKEST = (1.00, 0.75, 0.30)
-BINARY = "Binary labelmap"
+_EDITOR = "SegmentEditor"
+_CHOSEN_FILL = 0.35
+_FADES_OVER = 10  # ranks from the strongest colour to the weakest
+BINARY, SURFACE = "Binary labelmap", "Closed surface"
 
 
 class CandidateSegmentation:
     """Keeps a segmentation node in step with the candidates.
 
     All segments share one label image on the query's grid, so that a new threshold only rewrites the
-    voxels that change. Segments are stripped of it before they are removed: removing one that has it
-    would search the whole image for its label.
+    voxels that change. Segments that stay are kept: each new one costs an item in the subject hierarchy
+    and a display of its own. Those that go are stripped of the image first: removing one that has it would
+    search the whole image for its label.
     """
 
     def __init__(self, node, queryNode):
@@ -47,14 +51,16 @@ class CandidateSegmentation:
             self._labels[self._written] = 0
         self._labels[index] = rank
         self._written = index
-        self._image.Modified()
         segmentation = self.node.GetSegmentation()
+        wanted = {segmentIdOf(candidate.rank) for candidate in candidates}
         modifying = self.node.StartModify()
-        strip(self.node)
+        strip(self.node, [name for name in segmentation.GetSegmentIDs() if not self._stays(name, wanted)])
         for candidate in candidates:
-            segmentation.AddSegment(
-                self._segment(candidate, len(candidates), name), segmentIdOf(candidate.rank)
-            )
+            if segmentation.GetSegment(segmentIdOf(candidate.rank)) is None:
+                segmentation.AddSegment(self._segment(candidate, name), segmentIdOf(candidate.rank))
+        # The array too: VTK keeps its range by it, and DICOM export asks for that to tell empty segments.
+        self._image.GetPointData().GetScalars().Modified()
+        self._image.Modified()
         self.node.EndModify(modifying)
         self._ownTime = self._image.GetMTime()
 
@@ -70,21 +76,27 @@ class CandidateSegmentation:
         ours = all(image is self._image for image in images)
         return not ours or self._image.GetMTime() > self._ownTime
 
-    def _segment(self, candidate, count, name):
+    def _stays(self, segmentId, wanted):
+        """Surfaces and the like would not follow the voxels: segments that have any are made anew."""
+        segmentation = self.node.GetSegmentation()
+        own = segmentation.GetSegment(segmentId).GetRepresentation(BINARY) is self._image
+        return own and segmentId in wanted and not segmentation.ContainsRepresentation(SURFACE)
+
+    def _segment(self, candidate, name):
         segment = slicer.vtkSegment()
         segment.SetName(name(candidate))
         segment.AddRepresentation(BINARY, self._image)
         segment.SetLabelValue(candidate.rank)
-        share = (candidate.rank - 1) / max(1, count - 1)
+        share = min(1.0, (candidate.rank - 1) / _FADES_OVER)
         segment.SetColor(*(a + (b - a) * share for a, b in zip(_STRONGEST, _WEAKEST, strict=True)))
         tag(segment)
         return segment
 
 
-def strip(node):
-    """Take all segments out, their voxels first: else each would be searched for in the whole image."""
+def strip(node, segmentIds=None):
+    """Take segments (all) out, their voxels first: else each would be searched for in the whole image."""
     segmentation = node.GetSegmentation()
-    for segmentId in list(segmentation.GetSegmentIDs()):
+    for segmentId in list(segmentation.GetSegmentIDs() if segmentIds is None else segmentIds):
         segmentation.GetSegment(segmentId).RemoveAllRepresentations()
         segmentation.RemoveSegment(segmentId)
 
@@ -101,6 +113,35 @@ def isWhatWasFound(node, candidates):
             return False
         sizes.append(int((numpy_support.vtk_to_numpy(scalars) == segment.GetLabelValue()).sum()))
     return sorted(sizes) == sorted(candidate.voxels for candidate in candidates)
+
+
+def select(node, segmentId, queryNode):
+    """Fill one segment and only outline the others; the Segment Editor, when it is opened, has it selected,
+    so that correcting it needs no search. An editor that is at work on another segmentation is left alone."""
+    display = node.GetDisplayNode()
+    if display is not None:
+        modifying = display.StartModify()
+        display.SetOpacity2DFill(_CHOSEN_FILL)
+        for other in node.GetSegmentation().GetSegmentIDs():
+            display.SetSegmentOpacity2DFill(other, 1.0 if other == segmentId else 0.0)
+        display.EndModify(modifying)
+    editor = _editorNode()
+    if editor.GetSegmentationNode() in (None, node):
+        editor.SetAndObserveSegmentationNode(node)
+        editor.SetAndObserveSourceVolumeNode(queryNode)
+        editor.SetSelectedSegmentID(segmentId)
+
+
+def _editorNode():
+    """The Segment Editor module's parameters, made as that module makes them where it has not been opened."""
+    scene = slicer.mrmlScene
+    node = scene.GetSingletonNode(_EDITOR, "vtkMRMLSegmentEditorNode")
+    if node is None:
+        node = scene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
+        node.UnRegister(None)
+        node.SetSingletonTag(_EDITOR)
+        node = scene.AddNode(node)
+    return node
 
 
 def segmentIdOf(rank):

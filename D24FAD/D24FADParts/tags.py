@@ -38,11 +38,22 @@ def studyOf(volumeNode):
     values = dict.fromkeys(_TAGS, "")
     instances = (volumeNode.GetAttribute("DICOM.instanceUIDs") or "").split()
     database = getattr(slicer, "dicomDatabase", None)
-    if instances and database is not None:
-        for name, tag in _TAGS.items():
-            values[name] = (database.instanceValue(instances[0], tag) or "").strip()
+    if instances and database is not None and database.isOpen:
+        values.update(_tagsOf(database, instances[0]))
     _fillFromHierarchy(volumeNode, values)
     return Study(**values)
+
+
+_tagsCache = {}  # an instance never changes its tags, and the panel asks at every change of the scene
+
+
+def _tagsOf(database, instance):
+    if instance not in _tagsCache:
+        found = {name: (database.instanceValue(instance, tag) or "").strip() for name, tag in _TAGS.items()}
+        if not any(found.values()):
+            return found  # not in the database, as yet
+        _tagsCache[instance] = found
+    return _tagsCache[instance]
 
 
 def _fillFromHierarchy(volumeNode, values):

@@ -8,7 +8,7 @@ import sys
 import qt
 
 from D24FADLib.worker import processes
-from D24FADLib.worker.protocol import HOLD, EventReader, Noise, Started
+from D24FADLib.worker.protocol import HOLD, RUN_FOLDER, EventReader, Noise, Started
 
 GENTLE_MS = 400  # from asking the worker to end to ending it
 _TAIL = 4000  # characters of what the worker said last, for whoever looks for the cause
@@ -53,13 +53,15 @@ class WorkerProcess:
         """The launcher's and the worker's process ids, as far as known."""
         return set(self._pids)
 
-    def start(self, arguments, program=None):
+    def start(self, arguments, program=None, folder=""):
+        """`folder`: the run's private folder, which the worker removes should the application die."""
         self._process = qt.QProcess()
         environment = qt.QProcessEnvironment.systemEnvironment()
         paths = [libraryFolder(), environment.value("PYTHONPATH", "")]
         environment.insert("PYTHONPATH", os.pathsep.join(path for path in paths if path))
         environment.insert("PYTHONUNBUFFERED", "1")
         environment.insert("PYTHONIOENCODING", "utf-8")
+        environment.insert(RUN_FOLDER, folder)
         self._process.setProcessEnvironment(environment)
         self._process.connect("readyReadStandardOutput()", self._readOutput)
         self._process.connect("readyReadStandardError()", self._readError)

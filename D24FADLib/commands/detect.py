@@ -52,6 +52,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--runtime", choices=["auto", "torch", "openvino"], default="auto")
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "f32", "bf16", "f16"],
+        default="auto",
+        help="what the networks compute in (default: f32 on a CPU, f16 on a CUDA card)",
+    )
     parser.add_argument("--model", default=None, metavar="NAME|PATH", help="embedded model or bundle folder")
     parser.add_argument(
         "--threshold", type=float, metavar="X", help="on the map; default from the references"
@@ -67,6 +73,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--ct-window", default="auto", choices=["auto", "brain", "soft", "lung", "bone"], help="for CT"
     )
     parser.add_argument("--batch", type=int, metavar="N", help="slices compared at a time")
+    parser.add_argument(
+        "--reference-cache",
+        action="store_true",
+        help="compare on the references' own grid and keep them prepared for the next study, in your cache "
+        "folder and readable by you alone (see d24fad info)",
+    )
+    parser.add_argument("--no-cache", action="store_true", help="keep nothing and use nothing kept")
     parser.add_argument("--json", action="store_true", help="progress and result as JSON lines")
 
 
@@ -78,6 +91,8 @@ def options_from(args: argparse.Namespace) -> DetectionOptions:
 
     if args.batch is not None and args.batch < 1:
         raise InputError("--batch: give 1 or more slices")
+    if args.no_cache and args.reference_cache:
+        raise InputError("give either --reference-cache or --no-cache, not both")
     if not 0 < args.false_positives_per_study < math.inf:
         raise InputError("--false-positives-per-study: give a number above 0")
     if args.threshold is not None and not math.isfinite(args.threshold):
@@ -88,10 +103,13 @@ def options_from(args: argparse.Namespace) -> DetectionOptions:
         model=args.model or DEFAULT_MODEL,
         device=args.device,
         runtime=args.runtime,
+        precision=args.precision,
         threshold=args.threshold,
         false_positives_per_study=args.false_positives_per_study,
         ct_window=args.ct_window,
         batch=args.batch,
+        cache=not args.no_cache,
+        reference_cache=args.reference_cache,
     )
 
 

@@ -19,6 +19,7 @@ STEP_TEXTS = {
     "model": "Loading the model",
     "align": "Aligning references",
     "prepare": "Preparing intensities",
+    "references": "Encoding references",
     "compare": "Comparing slices",
     "calibrate": "Calibrating",
     "findings": "Collecting findings",

@@ -186,8 +186,8 @@ def chosen_options(args: argparse.Namespace) -> tuple[TrainingOptions, tuple[int
         given["steps"] = None
     options = dataclasses.replace(recipe.options, **given)
     sizes = tuple(args.size or recipe.sizes)
-    if any(size < 32 or size % 32 for size in sizes):
-        raise InputError("--size: give multiples of 32")
+    if any(size < 64 or size % 32 for size in sizes):  # below, batch statistics may have a single value
+        raise InputError("--size: give multiples of 32, 64 at least")
     positive = ("steps", "epochs", "batch", "learning_rate", "validate_every", "validation_episodes")
     for name in positive:
         value = getattr(options, name)

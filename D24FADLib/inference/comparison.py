@@ -14,6 +14,7 @@ and the study's own grid is reached by one interpolation at the very end.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,11 +25,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from D24FADLib.errors import Cancelled
-from D24FADLib.inference.preparation import Prepared, on_grid
-from D24FADLib.inference.runtimes import Encoder, TorchEncoder
-from D24FADLib.network.model import D24FADModel, residual, weighted_supports
-
-_REACH = 1  # positions
+from D24FADLib.inference.batches import Batches, Inputs
+from D24FADLib.inference.preparation import Box, Prepared, on_grid
+from D24FADLib.inference.residuals import (
+    judged,
+    nearest_residuals,
+    on_finest,
+    subset_masks,
+    subset_weights,
+    weighted_residuals,
+)
+from D24FADLib.inference.runtimes import Encoder, TorchEncoder, choose_encoder
+from D24FADLib.network.model import D24FADModel
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Comparison:
     left out; left_out: (K, n, h, w), each support against the K - 1 others, NaN outside its own body and
     where no other reaches. These two are what calibration compares, like with like. Both None for K = 1.
     weights: (n, scales, K).
-    covered: how many supports reach each position, (n, h, w).
+    covered: how many supports reach each position, (n, h, w). notes: what the reader should know.
     """
 
     full: NDArray[np.float32]
@@ -55,6 +63,7 @@ class Comparison:
     left_out: NDArray[np.float32] | None
     weights: NDArray[np.float32]
     covered: NDArray[np.int16]
+    notes: tuple[str, ...] = ()
 
 
 def input_size(rows: float, cols: float, size: int, stride: int) -> tuple[int, int]:
@@ -73,32 +82,24 @@ def to_input(slices: NDArray[np.float32], size: tuple[int, int]) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
-def nearest_residuals(features: Tensor) -> Tensor:
-    """1 - the highest cosine of each volume's features to each support's within `_REACH` positions.
+def inputs_of(
+    volumes: Sequence[NDArray[np.float32]],
+    covered: Sequence[NDArray[np.bool_]],
+    box: Box,
+    size: tuple[int, int],
+    known: Callable[[slice], list[Tensor] | None] = lambda chunk: None,
+) -> Inputs:
+    """Makes images (volumes, B, 3, H, W), where the supports reach (K, B, h, w) and their known features, for
+    slices of the box."""
+    grid = (size[0] // 4, size[1] // 4)
+    inside = [v[box] for v in volumes]
+    reach = [c[box] for c in covered]
 
-    features: (1 + K, B, C, h, w), the query first. Returns (1 + K, K, B, h, w); an entry of a support
-    with itself means nothing.
-    """
-    unit = F.normalize(features, dim=2)
-    height, width = unit.shape[-2:]
-    supports = F.pad(unit[1:].flatten(0, 1), (_REACH,) * 4, mode="replicate").unflatten(
-        0, (-1, unit.shape[1])
-    )
-    # All cosines of a position are one small matrix product: (1 + K, C) times (C, K).
-    left = unit.permute(1, 3, 4, 0, 2).contiguous()
-    right = supports.permute(1, 3, 4, 2, 0).contiguous()
-    best = torch.full((*left.shape[:4], right.shape[-1]), -1.0, device=unit.device)
-    for dy in range(2 * _REACH + 1):
-        for dx in range(2 * _REACH + 1):
-            cosines = torch.matmul(left, right[:, dy : dy + height, dx : dx + width])
-            torch.maximum(best, cosines, out=best)
-    return 1.0 - best.permute(3, 4, 0, 1, 2)
+    def inputs(chunk: slice) -> tuple[Tensor, Tensor, list[Tensor] | None]:
+        images = torch.stack([to_input(v[chunk].astype(np.float32, copy=False), size) for v in inside])
+        return images, torch.stack([torch.from_numpy(on_grid(c[chunk], grid)) for c in reach]), known(chunk)
 
-
-def _on_finest(residuals: Sequence[Tensor]) -> Tensor:
-    size = residuals[0].shape[-2:]
-    maps = [F.interpolate(r[:, None], size, mode="bilinear", align_corners=True)[:, 0] for r in residuals]
-    return torch.stack(maps).sum(0)
+    return inputs
 
 
 class Comparer:
@@ -112,61 +113,67 @@ class Comparer:
         self.device = device
         self.encoder = encoder or TorchEncoder(self.model, device)
 
-    def batch(self, images: Tensor, covered: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-        """One batch of slices, encoded and compared; images: (1 + K, B, 3, H, W), the query first."""
+    def on_cpu(self) -> Comparer:
+        """The same on the processor."""
+        cpu = torch.device("cpu")
+        model = copy.deepcopy(self.model).to(cpu)
+        return Comparer(model, self.evidence, cpu, choose_encoder("auto", model, cpu))
+
+    def batch(
+        self, images: Tensor, covered: Tensor, known: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+        """One batch of slices, encoded and compared; images: (1 + K, B, 3, H, W), the query first, or the
+        query's alone where the supports' features are `known` (and left_out, then None, too)."""
         with torch.inference_mode():
-            encoded = self.encoder(images.flatten(0, 1))
-            return self.compare_features([f.unflatten(0, images.shape[:2]) for f in encoded], covered)
+            features = [f.unflatten(0, images.shape[:2]) for f in self.encoder(images.flatten(0, 1))]
+            if known is None:
+                return self.compare_features(features, covered)
+            joined = [torch.cat([f, k.to(f.device)]) for f, k in zip(features, known, strict=True)]
+            return self.compare_features(joined, covered, query_only=True)
 
     @torch.inference_mode()
     def compare_features(
-        self, features: Sequence[Tensor], covered: Tensor
+        self, features: Sequence[Tensor], covered: Tensor, query_only: bool = False
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         """Compare slices whose features are known.
 
         features: teacher's and student's, three each, (1 + K, B, C, h, w), the query first. covered:
         (K, B, h, w) bool on the finest feature grid, where each support reaches. Returns full (B, h, w),
         reduced (B, h, w), left_out (K, B, h, w), weights (B, scales, K); see Comparison. reduced and
-        left_out are None for K = 1.
+        left_out are None for K = 1, left_out with `query_only` as well.
         """
-        count = features[0].shape[0]
-        supports = count - 1
-        teacher, student = features[:3], features[3:]
-        distances = self._teacher_distances(teacher, covered)
-        everyone = list(range(1, count))
-
-        def residual_of(target: int, against: list[int]) -> tuple[Tensor, Tensor]:
-            features = [s[target] for s in student]
-            chosen = [s[against] for s in student]
-            weights = self.model.weighting(features, chosen)
-            total = torch.zeros_like(distances[0, 0])
-            if self.evidence.student:
-                total = self.evidence.student * _on_finest(
-                    residual(features, weighted_supports(chosen, weights))
-                )
-            if self.evidence.teacher:
-                nearest = distances[target, [k - 1 for k in against]].amin(0)
-                total = total + self.evidence.teacher * nearest
-            return total, weights
-
-        full, weights = residual_of(0, everyone)
+        supports = features[0].shape[0] - 1
+        distances = self._teacher_distances(features[:3], covered, 1 if query_only else None)
+        weights = subset_weights(self.model.weighting, features[3:])
+        volumes, masks = judged(supports), subset_masks(supports)
+        if query_only:
+            volumes = [volume for volume in volumes if volume == 0]
+            weights, masks = weights[: len(volumes)], masks[: len(volumes)]
+        total = torch.zeros(len(volumes), *distances.shape[2:], device=distances.device)
+        if self.evidence.student:
+            scales = [
+                weighted_residuals(f, weights[:, :, scale]).flatten(0, 1)
+                for scale, f in enumerate(features[3:])
+            ]
+            total += self.evidence.student * on_finest(scales).unflatten(0, total.shape[:2])
+        if self.evidence.teacher:
+            for row, (volume, mask) in enumerate(zip(volumes, masks, strict=True)):
+                total[row] += self.evidence.teacher * distances[volume, mask].amin(0)
         if supports < 2:
-            return full, None, None, weights
-        reduced = torch.stack(
-            [residual_of(0, [k for k in everyone if k != out])[0] for out in everyone]
-        ).mean(0)
-        left_out = torch.stack([residual_of(out, [k for k in everyone if k != out])[0] for out in everyone])
-        return full, reduced, left_out, weights
+            return total[0], None, None, weights[0]
+        reduced = total[1 : 1 + supports].mean(0)
+        return total[0], reduced, None if query_only else total[1 + supports :], weights[0]
 
-    def _teacher_distances(self, teacher: Sequence[Tensor], covered: Tensor) -> Tensor:
-        """(1 + K, K, B, h, w): of each volume's slices to each support's; large where a support does not
-        reach."""
+    def _teacher_distances(self, teacher: Sequence[Tensor], covered: Tensor, targets: int | None) -> Tensor:
+        """(targets or 1 + K, K, B, h, w): of each volume's slices to each support's; large where a support
+        does not reach."""
         count, batch, _, height, width = teacher[0].shape
         if not self.evidence.teacher:
-            return torch.zeros(count, count - 1, batch, height, width, device=self.device)
-        scales = [nearest_residuals(features) for features in teacher]
-        distances = _on_finest([d.flatten(0, 2) for d in scales]).unflatten(0, scales[0].shape[:3])
-        return distances + ~covered.to(self.device) * 6.0  # the worst residual of three scales
+            shape = (targets or count, count - 1, batch, height, width)
+            return torch.zeros(shape, device=teacher[0].device)
+        scales = [nearest_residuals(features, targets) for features in teacher]
+        distances = on_finest([d.flatten(0, 2) for d in scales]).unflatten(0, scales[0].shape[:3])
+        return distances + ~covered.to(distances.device) * 6.0  # the worst residual of three scales
 
 
 def compare(
@@ -177,49 +184,45 @@ def compare(
     progress: Callable[[str, int, int], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
 ) -> Comparison:
-    """Compare all slices of the box, `batch` at a time (halved where the device's memory does not do).
+    """Compare all slices of the box, `batch` at a time, several batches side by side.
 
-    Raises Cancelled between batches; MemoryError where even one slice does not fit.
+    Where the device's memory does not hold a batch, see `Batches`. Raises Cancelled between batches.
     """
     part = prepared.box
-    volumes = [prepared.query[part], *(s[part] for s in prepared.supports)]
-    count, rows, cols = volumes[0].shape[:3]
+    count, rows, cols = (side.stop - side.start for side in part)
     shape = input_size(rows * prepared.spacing[1], cols * prepared.spacing[2], size, comparer.model.stride)
     grid = (shape[0] // 4, shape[1] // 4)
+
+    known = prepared.references
+    inputs = inputs_of(
+        [prepared.query, *(() if known else prepared.supports)],
+        prepared.covered,
+        part,
+        shape,
+        known.known if known else lambda chunk: None,
+    )
     parts: list[tuple[Tensor, ...]] = []
     reach: list[Tensor] = []
     done = 0
-    while done < count:
-        if should_cancel and should_cancel():
-            raise Cancelled("Comparison was cancelled.")
-        if progress:
-            progress("compare", done, count)
-        chunk = slice(done, min(done + batch, count))
-        images = torch.stack([to_input(v[chunk], shape) for v in volumes])
-        covered = torch.stack([torch.from_numpy(on_grid(c[part][chunk], grid)) for c in prepared.covered])
-        try:
-            result = comparer.batch(images, covered)
-        except torch.OutOfMemoryError:
-            if batch == 1:
-                raise MemoryError(
-                    "the device's memory does not hold even one slice; use --device cpu"
-                ) from None
-            batch = max(1, batch // 2)
-            torch.cuda.empty_cache()
-            continue
-        parts.append(tuple(t.cpu() for t in result if t is not None))
-        reach.append(covered.sum(0))
-        done = chunk.stop
+    with Batches(comparer) as batches:
+        results = batches.run(inputs, count, batch)
+        while done < count:
+            if should_cancel and should_cancel():
+                raise Cancelled("Comparison was cancelled.")
+            if progress:
+                progress("compare", done, count)
+            done, result, covered = next(results)
+            parts.append(result)
+            reach.append(covered.sum(0))
     if progress:
         progress("compare", count, count)
-    single = len(volumes) == 2
     weights = torch.cat([p[-1] for p in parts]).numpy()
     covered_count = torch.cat(reach).numpy().astype(np.int16)
     full = torch.cat([p[0] for p in parts]).numpy()
-    if single:
-        return Comparison(full, None, None, weights, covered_count)
+    if len(prepared.supports) == 1:
+        return Comparison(full, None, None, weights, covered_count, tuple(batches.notes))
     reduced = torch.cat([p[1] for p in parts]).numpy()
-    against_others = torch.cat([p[2] for p in parts], dim=1)
+    against_others = known.left_out if known else torch.cat([p[2] for p in parts], dim=1).numpy()
     judged = prepared.support_body_on(grid) & (covered_count > 1)  # itself and at least one other
-    left_out = np.where(judged, against_others.numpy(), np.nan).astype(np.float32)
-    return Comparison(full, reduced, left_out, weights, covered_count)
+    left_out = np.where(judged, against_others, np.nan).astype(np.float32)
+    return Comparison(full, reduced, left_out, weights, covered_count, tuple(batches.notes))

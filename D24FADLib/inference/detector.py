@@ -56,11 +56,13 @@ def detect(
     """
     import torch
 
+    from D24FADLib.inference.batches import workers_on
     from D24FADLib.inference.comparison import Comparer, Evidence, compare
     from D24FADLib.inference.devices import choose_device, default_batch
     from D24FADLib.inference.models import load_model
-    from D24FADLib.inference.preparation import prepare_study
+    from D24FADLib.inference.reference_set import prepare_for
     from D24FADLib.inference.runtimes import choose_encoder
+    from D24FADLib.inference.slice_scores import scores_of_slices
 
     options = replace(options or DetectionOptions(), **changes)
     tell: Progress = progress or (lambda step, done, total: None)
@@ -72,14 +74,21 @@ def detect(
     clock.lap("model")
     tell("model", 1, 1)
 
-    prepared = prepare_study(
-        query, supports, options.plane, options.align, options.ct_window, tell, should_cancel
+    checksum = "".join(about["sha256"].values())
+    encoder = choose_encoder(
+        options.runtime,
+        model,
+        device,
+        checksum if options.cache else None,
+        options.precision,
+        workers_on(device),
     )
-    clock.lap("prepare")
-    encoder = choose_encoder(options.runtime, model, device, "".join(about["sha256"].values()))
     comparer = Comparer(model, Evidence(**about.get("evidence", {})), device, encoder)
+    size = int(about.get("input_size", 256))
     batch = options.batch or default_batch(device, 1 + len(supports))
-    compared = compare(prepared, comparer, int(about.get("input_size", 256)), batch, tell, should_cancel)
+    prepared = prepare_for(query, supports, options, comparer, size, batch, checksum, tell, should_cancel)
+    clock.lap("prepare")
+    compared = compare(prepared, comparer, size, batch, tell, should_cancel)
     clock.lap("compare")
 
     tell("calibrate", 0, 1)
@@ -97,7 +106,7 @@ def detect(
     anomaly_map = place.volume(scored.scores, "anomaly_map")
     findings, labels = find(anomaly_map, threshold, prepared.plane, scored.min_volume_ml)
     shares = _all_shares(compared.weights.mean(axis=1), prepared)
-    warnings = list(prepared.warnings)
+    warnings = [*prepared.warnings, *compared.notes]
     reports = _support_reports(supports, prepared, scored, compared)
     warnings += [
         f"{r.name} stands out against the other references: is it normal, and of the same protocol?"
@@ -111,16 +120,21 @@ def detect(
         )
     if scored.calibration is None:
         warnings.append("The map is a raw residual: a meaning needs at least two references.")
+    weights = tuple(place.per_slice(shares[:, k], f"weights_{k + 1:02d}") for k in range(len(supports)))
     detection = Detection(
         query=query,
         plane=prepared.plane,
         anomaly_map=anomaly_map,
         residual_map=place.volume(scored.residual, "residual_map"),
-        weights=tuple(place.per_slice(shares[:, k], f"weights_{k + 1:02d}") for k in range(len(supports))),
+        weights=weights,
         expected_normal=place.expected_normal(shares),
         labels=labels,
         findings=findings,
-        slices=_slice_scores(query, prepared, scored, shares),
+        slices=(
+            scores_of_slices(query, prepared.plane, anomaly_map, weights)
+            if prepared.home
+            else _slice_scores(query, prepared, scored, shares)
+        ),
         supports=reports,
         threshold=float(threshold),
         calibrated=scored.calibration is not None,
@@ -134,7 +148,10 @@ def detect(
     detection.record.update(
         run_record(
             detection, supports, asdict(options), metadata, clock.seconds,
-            {"type": str(device), "runtime": encoder.name, "torch": torch.__version__, "batch": batch},
+            {
+                "type": str(device), "runtime": encoder.name, "precision": encoder.precision,
+                "torch": torch.__version__, "batch": batch,
+            },
         )
     )  # fmt: skip
     return detection
@@ -233,14 +250,16 @@ class _Placement:
     def per_slice(self, values: NDArray[np.float32], name: str) -> Volume:
         """One value a slice."""
         shape = self.prepared.query.shape[:3]
-        return self.slices(np.broadcast_to(values[:, None, None], shape).astype(np.float32), name)
+        return self.slices(np.broadcast_to(values[:, None, None], shape).astype(np.float32), name, True)
 
-    def slices(self, array: NDArray[Any], name: str) -> Volume:
+    def slices(self, array: NDArray[Any], name: str, to_the_edge: bool = False) -> Volume:
         import SimpleITK as sitk
 
         canonical = np.ascontiguousarray(unslices(array, self.prepared.plane))
         image = sitk.GetImageFromArray(canonical, isVector=canonical.ndim == 4)
         image.CopyInformation(self.prepared.canonical)
+        if self.prepared.home is not None:
+            image = self.prepared.home.bring(image, to_the_edge)
         return Volume(from_canonical(image, self.query.image), name, self.query.info)
 
     def expected_normal(self, shares: NDArray[np.float32]) -> Volume:

@@ -17,9 +17,12 @@ class DetectionOptions:
     plane, align: None chooses by the study (acquisition plane; affine for volumes, none for pictures).
     model: an embedded model's name or a bundle folder. device: auto, cpu, cuda or mps.
     runtime: what runs the networks; auto takes OpenVINO on a CPU where it is installed, else torch.
+    precision: what the networks compute in, auto, f32, bf16 or f16; auto takes f32 on a CPU.
     threshold: on the map; None derives it from `false_positives_per_study`, the number of false findings
     that a normal study may have on average, as judged by the references themselves.
     batch: slices (of the query and each support) compared at a time; None fits it to the device.
+    cache: keep converted networks in the user's cache folder. reference_cache: compare on the references'
+    own grid and keep their features and voxels there too, for the next study (see `reference_set`).
     """
 
     plane: Plane | None = None
@@ -27,10 +30,13 @@ class DetectionOptions:
     model: str = DEFAULT_MODEL
     device: str = "auto"
     runtime: str = "auto"
+    precision: str = "auto"
     threshold: float | None = None
     false_positives_per_study: float = 1.0
     ct_window: str = "auto"
     batch: int | None = None
+    cache: bool = True
+    reference_cache: bool = False
 
     def __post_init__(self) -> None:
         # Names do as well as members.

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -63,10 +64,13 @@ def write_outputs(
     }
     total = len(volumes) + 2
     with _written_aside(folder) as aside:
-        for done, (role, volume) in enumerate(volumes.items()):
-            if progress:
-                progress(done, total)
-            write_volume(volume, aside / f"{role}.nrrd")
+        # Compressing takes a core: two files at a time.
+        with ThreadPoolExecutor(2) as pool:
+            written = pool.map(write_volume, volumes.values(), [aside / f"{role}.nrrd" for role in volumes])
+            for done in range(len(volumes)):
+                if progress:
+                    progress(done, total)
+                next(written)
         segments = [
             SegmentDescription(f"Finding {f.rank}", f.rank, finding_color(f.rank)) for f in detection.findings
         ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from D24FADLib.imaging.planes import (
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+    from torch import Tensor
 
     from D24FADLib.imaging.volume import Volume
 
@@ -38,13 +40,47 @@ _MARGIN_MM = 6.0
 MIN_SIMILARITY = 0.08
 
 
+class KnownReferences(Protocol):
+    """What is known of supports before a study comes: see `reference_set.ReferenceSet`."""
+
+    @property
+    def left_out(self) -> NDArray[np.float32]: ...
+
+    def known(self, chunk: slice) -> list[Tensor]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Home:
+    """The query's own canonical grid, where it was compared on another one, and the transform of its points
+    to that one's (LPS mm)."""
+
+    canonical: sitk.Image
+    transform: sitk.Transform
+
+    def bring(self, image: sitk.Image, to_the_edge: bool = False) -> sitk.Image:
+        """An image on the grid of comparison taken to the query's; beyond it 0 or, `to_the_edge`, as at its
+        border. Labels and colours are not for this."""
+        import SimpleITK as sitk
+
+        return sitk.Resample(
+            image,
+            self.canonical,
+            self.transform,
+            sitk.sitkLinear,
+            0.0,
+            image.GetPixelID(),
+            useNearestNeighborExtrapolator=to_the_edge,
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """Query and supports as slices of one plane, in [0, 1], on the query's canonical grid.
 
     query: (n, rows, cols[, 3]); supports: K of the same shape; body, and covered[k] (where support k
     reaches): (n, rows, cols) bool; support_bodies[k]: support k's own body; box: the part worth
-    comparing. canonical is the query's image. spacing: mm (slice, row, col).
+    comparing. canonical is the query's image. spacing: mm (slice, row, col). home: None, unless all this
+    lies on the references' grid; then references holds what is known of them.
     """
 
     canonical: sitk.Image
@@ -59,6 +95,8 @@ class Prepared:
     box: Box
     spacing: tuple[float, float, float]
     warnings: tuple[str, ...]
+    home: Home | None = None
+    references: KnownReferences | None = None
 
     def support_body_on(self, grid: tuple[int, int]) -> NDArray[np.bool_]:
         """(K, n, h, w): each support's body in the box, on a feature grid."""
@@ -131,22 +169,27 @@ def prepare_study(
         should_cancel=should_cancel,
     )
     plane = plane or default_plane(query)
-    arrays, covered, bodies = [], [], []
-    for index, (support, moved) in enumerate(zip(supports, aligned, strict=True)):
-        if progress:
-            progress("prepare", index, len(supports))
+    for support, moved in zip(supports, aligned, strict=True):
         if moved.note:
             warnings.append(f"{support.name}: {moved.note}.")
-        elif moved.similarity < MIN_SIMILARITY and moved.method in (Alignment.RIGID, Alignment.AFFINE):
-            warnings.append(
-                f"{support.name} does not look like the study after alignment (similarity "
-                f"{moved.similarity:.2f}); is it the same anatomy and sequence?"
-            )
+        else:
+            warnings += low_similarity(support.name, moved)
+
+    def matched(pair: tuple[Volume, AlignedSupport]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        support, moved = pair
         kind = guess_modality(support)
         own_mask = foreground_mask(moved.image, kind) & moved.inside
-        arrays.append(slices(_matched(moved, own_mask, ready, mask, kind, window), plane))
-        bodies.append(slices(own_mask, plane))
-        covered.append(slices(moved.inside, plane))
+        return matched_to(moved, own_mask, ready, mask, kind, window), own_mask
+
+    arrays, bodies = [], []
+    # Two at a time: each holds some copies of the volume in double precision.
+    with ThreadPoolExecutor(2) as pool:
+        for index, (array, own_mask) in enumerate(pool.map(matched, zip(supports, aligned, strict=True))):
+            if progress:
+                progress("prepare", index, len(supports))
+            arrays.append(slices(array, plane))
+            bodies.append(slices(own_mask, plane))
+    covered = [slices(moved.inside, plane) for moved in aligned]
     if progress:
         progress("prepare", len(supports), len(supports))
     body = slices(mask, plane)
@@ -162,13 +205,24 @@ def prepare_study(
         covered=tuple(covered),
         support_bodies=tuple(bodies),
         aligned=tuple(aligned),
-        box=_body_box(body, spacing),
+        box=body_box(body, spacing),
         spacing=spacing,
         warnings=tuple(warnings),
     )
 
 
-def _matched(
+def low_similarity(name: str, moved: AlignedSupport) -> list[str]:
+    """A warning where a registration ended with images that do not look alike."""
+    registered = moved.method in (Alignment.RIGID, Alignment.AFFINE)
+    if not registered or moved.similarity >= MIN_SIMILARITY:
+        return []
+    return [
+        f"{name} does not look like the study after alignment (similarity {moved.similarity:.2f}); is it the "
+        "same anatomy and sequence?"
+    ]
+
+
+def matched_to(
     moved: AlignedSupport,
     own_mask: NDArray[np.bool_],
     query: NDArray[np.float32],
@@ -183,7 +237,7 @@ def _matched(
     return match_histogram(ready, own_mask, query, query_mask & moved.inside)
 
 
-def _body_box(body: NDArray[np.bool_], spacing: tuple[float, float, float]) -> Box:
+def body_box(body: NDArray[np.bool_], spacing: tuple[float, float, float]) -> Box:
     """The body's bounding box with a small margin; everything where there is no air."""
     sides: list[Any] = []
     for axis in range(3):

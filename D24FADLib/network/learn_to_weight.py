@@ -44,16 +44,31 @@ class LearnToWeight(nn.Module):
 
     def logits(self, scale: int, query: Tensor, supports: Tensor) -> Tensor:
         """(B, K) logits of one scale for query (B, C, h, w) and supports (K, C, h, w) or (K, B, C, h, w)."""
-        weight = self.get_parameter(f"proj_in{scale + 1}.weight")
-        projected = F.conv2d(query, weight.transpose(0, 1)).flatten(1)
+        projected = self._projected(scale, query)
         keys = supports.flatten(1 if supports.dim() == 4 else 2)
         if self.cosine:
             projected, keys = F.normalize(projected, dim=-1), F.normalize(keys, dim=-1)
         logits = projected @ keys.T if keys.dim() == 2 else torch.einsum("bn,kbn->bk", projected, keys)
+        return logits * self._factor(scale, query)
+
+    def all_logits(self, scale: int, features: Tensor) -> Tensor:
+        """(1 + K, B, K) logits of one scale of every volume, the query first, towards every support:
+        features (1 + K, B, C, h, w)."""
+        projected = self._projected(scale, features.flatten(0, 1)).unflatten(0, features.shape[:2])
+        keys = features[1:].flatten(2)
         if self.cosine:
-            return logits * self.log_sharpness[scale].clamp(max=math.log(_SHARPEST)).exp()
-        positions = query.shape[-2] * query.shape[-1] if self.per_position else 1
-        return logits * (self.channels[scale] ** -0.5 / positions)
+            projected, keys = F.normalize(projected, dim=-1), F.normalize(keys, dim=-1)
+        return torch.einsum("nbx,kbx->nbk", projected, keys) * self._factor(scale, features)
+
+    def _projected(self, scale: int, features: Tensor) -> Tensor:
+        weight = self.get_parameter(f"proj_in{scale + 1}.weight")
+        return F.conv2d(features, weight.transpose(0, 1)).flatten(1)
+
+    def _factor(self, scale: int, features: Tensor) -> Tensor | float:
+        if self.cosine:
+            return self.log_sharpness[scale].clamp(max=math.log(_SHARPEST)).exp()
+        positions = features.shape[-2] * features.shape[-1] if self.per_position else 1
+        return float(self.channels[scale] ** -0.5 / positions)
 
     def forward(self, query: Sequence[Tensor], supports: Sequence[Tensor]) -> Tensor:
         """Weights (B, scales, K), summing to 1 over K, for features per scale as in `logits`."""

@@ -88,8 +88,7 @@ def _network_data_format() -> dict[str, Any]:
 def inference_config() -> dict[str, Any]:
     """configs/inference.json: the network, and a whole detection from files to files as its `run`.
 
-    `python -m monai.bundle run --config_file configs/inference.json --query Q --supports "[A, B]"
-    --output_dir DIR`.
+    bundle_root, query, supports and output_dir are to be overridden, as in Docs/training.md.
     """
     return {
         "imports": [

@@ -2,8 +2,8 @@
 
 Beside running the command it (1) makes itself the leader of a process group, so that it can be ended with
 everything it started, (2) says its process id in a first event, and (3) ends itself when the application
-dies: the application writes one line to the worker's input and then holds it open, and its closing means
-that nobody is listening any more.
+dies, and removes the run's folder: the application writes one line to the worker's input and then holds it
+open, and its closing means that nobody is listening any more.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
-from D24FADLib.worker.protocol import HOLD
+from D24FADLib.worker.folder import PREFIX
+from D24FADLib.worker.protocol import HOLD, RUN_FOLDER
 
 
 def _emit(event: dict[str, Any]) -> None:
@@ -40,10 +43,18 @@ def _end_with_the_application() -> None:
             pass
     except OSError:
         return
+    _remove_run_folder()
     if hasattr(os, "killpg"):
         with contextlib.suppress(OSError):
             os.killpg(os.getpgid(0), signal.SIGKILL)
     os._exit(130)
+
+
+def _remove_run_folder() -> None:
+    """Nobody else is left to do it. The name is looked at, lest a stray setting empty another folder."""
+    folder = Path(os.environ.get(RUN_FOLDER) or os.devnull)
+    if folder.name.startswith(PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .processes import is_alive
 
-_PREFIX = "d24fad-run-"
+PREFIX = "d24fad-run-"
 
 
 class RunFolder:
@@ -23,7 +23,7 @@ class RunFolder:
 
     def __init__(self, parent: str | os.PathLike[str] | None = None) -> None:
         base = str(parent) if parent is not None else None
-        self.path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
+        self.path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=base))
         self.output = self.path / "output"
 
     @property
@@ -53,8 +53,8 @@ class RunFolder:
 def remove_stale(parent: str | os.PathLike[str] | None = None) -> int:
     """Remove the run folders of applications that no longer run; how many there were."""
     removed = 0
-    for folder in Path(parent or tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        owner = folder.name[len(_PREFIX) :].partition("-")[0]
+    for folder in Path(parent or tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        owner = folder.name[len(PREFIX) :].partition("-")[0]
         if owner.isdigit() and not is_alive(int(owner)) and folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
             removed += 1

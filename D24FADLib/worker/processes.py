@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+_NO_WINDOW = 0x08000000  # Windows' CREATE_NO_WINDOW
+
 
 def is_alive(pid: int) -> bool:
     """Whether a process of this id runs. (Its id may have been given to another one since.)"""
@@ -16,7 +18,11 @@ def is_alive(pid: int) -> bool:
         return False
     if sys.platform == "win32":
         listed = subprocess.run(
-            ["tasklist", "/FI", f"PID eq {pid}", "/NH"], capture_output=True, text=True, check=False
+            ["tasklist", "/FI", f"PID eq {pid}", "/NH"],
+            capture_output=True,
+            text=True,
+            check=False,
+            creationflags=_NO_WINDOW,
         )
         return str(pid) in listed.stdout
     try:
@@ -39,7 +45,7 @@ def end_tree(pid: int, *, gently: bool = False) -> None:
                 ["taskkill", "/PID", str(pid), "/T", "/F"],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                creationflags=0x08000000,  # CREATE_NO_WINDOW
+                creationflags=_NO_WINDOW,
             )
         return
     signum = signal.SIGTERM if gently else signal.SIGKILL

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 HOLD = "hold"  # the line that promises the worker an input held open as long as the application lives
+RUN_FOLDER = "D24FAD_RUN_FOLDER"  # environment: the private folder to remove should the application die
 _LONGEST_LINE = 4_000_000  # bytes; a longer one is nonsense, and must not fill the memory
 
 

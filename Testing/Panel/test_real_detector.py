@@ -1,6 +1,10 @@
 """The story with the real detector in the real worker process, over the module's own demo subjects."""
 
+import csv
 import importlib.util
+import itertools
+import os
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +16,9 @@ pytestmark = pytest.mark.skipif(
     reason="the detect command is not there yet",
 )
 
+
+# The whole subjects with all four normals, minutes on a CPU: the pictures of the tutorial.
+WHOLE = bool(os.environ.get("D24FAD_WHOLE_DEMO"))
 
 MAKE_MODEL = """
 import sys
@@ -42,17 +49,35 @@ def model(tmp_path_factory):
 
 def addSlab(name, seed, lesion=False):
     """The middle slices of a demo subject: enough to see, and seconds instead of minutes on a CPU."""
-    import slicer
     from D24FADParts import sampledata
 
-    first, last = 30, 46
+    first, last = (0, sampledata.SIZE[0]) if WHOLE else (30, 46)
     matrix = sampledata.ijkToRas()
     matrix[:3, 3] += matrix[:3, 2] * first
     voxels = sampledata.makeSubject(seed, lesion)[first:last]
-    return slicer.util.addVolumeFromArray(voxels, ijkToRAS=matrix, name=name)
+    return sampledata.addVolume(name, voxels, matrix)
 
 
-def test_the_demo_study_by_clicks(panel, host, temp, screenshot, quiet_log, model):
+def timeOf(ui):
+    """What the progress line says of the time left while slices are compared; "" until it is known."""
+    text = ui.progressLabel.text
+    return text.rpartition(" · ")[2] if text.startswith("Comparing") else ""
+
+
+def keepOutput(monkeypatch, folder):
+    """Have the run's output copied there before it is removed."""
+    from D24FADLib.worker.folder import RunFolder
+
+    empty = RunFolder.empty
+
+    def emptyAfterCopy(self):
+        shutil.copytree(self.output, folder)
+        yield from empty(self)
+
+    monkeypatch.setattr(RunFolder, "empty", emptyAfterCopy)
+
+
+def test_the_demo_study_by_clicks(panel, host, temp, screenshot, quiet_log, model, monkeypatch, tmp_path):
     from d24fadhost.fixtures import SCREENSHOTS, left_in
     from d24fadhost.sliceviews import picture
     from D24FADParts import sampledata
@@ -61,33 +86,52 @@ def test_the_demo_study_by_clicks(panel, host, temp, screenshot, quiet_log, mode
     from D24FADLib.worker.commandline import detect_arguments
 
     nodes = [addSlab("D24FADStudy", 100, lesion=True)]
-    nodes += [addSlab(f"D24FADNormal{number}", number) for number in (1, 2, 3)]
+    nodes += [addSlab(f"D24FADNormal{number}", number) for number in ((1, 2, 3, 4) if WHOLE else (1, 2, 3))]
     panel.logic.workerArguments = detect_arguments
     panel.logic.setQuery(nodes[0])
     for node in nodes[1:]:
         panel.logic.addReferenceNode(node)
     panel.logic.setOption("Device", "cpu")
-    panel.logic.setOption("Align", "position")
+    panel.logic.setOption("Align", "affine" if WHOLE else "position")
     panel.logic.setOption("Model", model)
     panel.refresh()
+    ui = panel.ui
+    screenshot(ui.studyButton, "tutorial-1-study")
+    screenshot(ui.referencesButton, "tutorial-2-references")
     seen = set()
     told = panel.run.onProgress
     panel.run.onProgress = lambda fraction, step, *rest: (seen.add(step), told(fraction, step, *rest))
+    keepOutput(monkeypatch, tmp_path / "output")
     panel.ui.applyButton.click()
-    assert host.process_events(180, until=lambda: not panel.logic.isRunning())
+    # A quick machine may be done before the time left is known.
+    host.process_events(600, until=lambda: "left" in timeOf(ui) or not panel.logic.isRunning())
+    screenshot(ui.runButton, "tutorial-3-running")
+    assert host.process_events(600, until=lambda: not panel.logic.isRunning())
     host.process_events(0.2)
     print(panel.ui.runMessage.text, panel.ui.countLabel.text, sorted(seen))
     found = panel.logic.results()
     assert found.exist, panel.ui.runMessage.text + panel.ui.runMessage.toolTip
     assert {"align", "compare"} <= seen
-    assert len(found.weightNodes()) == 3
+    assert len(found.weightNodes()) == len(nodes) - 1
     assert found.node("ExpectedNormal") is not None
     assert all(row.weight >= 0 for row in panel.logic.references())
     assert left_in(temp) == []
     screenshot(panel.parent, "8-real-detector")
+    assertSameFindings(panel.logic, tmp_path / "output")
+    ui.findingsTable.selectRow(0)
+    screenshot(ui.findingsButton, "tutorial-4-findings")
     panel.logic.showResults()
-    views = [picture(name, segmentation=found.node("Segmentation")) for name in ("Red", "Yellow", "Green")]
-    Image.fromarray(np.concatenate(views, 1)).save(SCREENSHOTS / "9-real-views.png")
+    for layer, name in (("map", "9-real-views"), ("expected", "tutorial-6-expected"), ("map", "")):
+        panel.logic.showLayer(layer)
+        panel.logic.setOpacity(0.6 if layer == "map" else 1.0)
+        shown = found.node("Segmentation")
+        views = [picture(view, segmentation=shown) for view in ("Red", "Yellow", "Green")]
+        # Three planes of one place: no two pictures are alike.
+        assert all(np.abs(a.astype(int) - b).mean() > 1 for a, b in itertools.pairwise(views))
+        if name:
+            Image.fromarray(np.concatenate(views, 1)).save(SCREENSHOTS / f"{name}.png")
+    ui.advancedButton.collapsed = False
+    screenshot(ui.runButton, "tutorial-7-advanced")
     # The lesion is in the map: its mean score stands far above that of the rest of the head.
     import slicer
     from D24FADParts import geometry
@@ -98,3 +142,40 @@ def test_the_demo_study_by_clicks(panel, host, temp, screenshot, quiet_log, mode
     print("score in the lesion, and its rank among voxels:", inside, (array > inside).mean())
     # An untrained model knows little; what is tested then is the way there and back.
     assert (array > inside).mean() < (0.2 if model else 0.05)
+
+
+def assertSameFindings(logic, output):
+    """What the slider finds at the detector's threshold is what the detector found: labels, voxel by voxel,
+    and every number of the table."""
+    import SimpleITK as sitk
+
+    found = logic.results()
+    with open(output / "findings.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == found.count == len(found.findings) > 0
+    for row, finding in zip(rows, found.findings, strict=True):
+        assert (int(row["rank"]), int(row["slice"])) == (finding.rank, finding.slice)
+        places = [float(row[f"{what}_{axis}"]) for what in ("center", "peak") for axis in "ras"]
+        assert np.allclose([*finding.place, *finding.peakPlace], places, atol=0.02)
+        numbers = [float(row[name]) for name in ("peak", "mean", "volume_ml")]
+        assert np.allclose(
+            [finding.peak, finding.mean, finding.volumeMl], numbers, rtol=2e-3
+        )  # as rounded there
+    theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(output / "findings.seg.nrrd")))
+    assert np.array_equal(ranksOf(found), theirs)
+    # ... and again after the slider has been elsewhere.
+    logic.setThreshold(found.about["threshold"] * 1.2)
+    assert not np.array_equal(ranksOf(found), theirs)
+    logic.setThreshold(found.about["threshold"])
+    assert np.array_equal(ranksOf(found), theirs)
+
+
+def ranksOf(found):
+    """The panel's segmentation as one volume of ranks (k, j, i), 0 outside."""
+    import slicer
+
+    ranks = np.zeros(slicer.util.arrayFromVolume(found.node("Map")).shape, int)
+    for finding in found.findings:
+        arguments = (found.node("Segmentation"), finding.segmentId, found.query)
+        ranks[slicer.util.arrayFromSegmentBinaryLabelmap(*arguments) > 0] = finding.rank
+    return ranks

@@ -186,6 +186,10 @@ def test_running_looking_jumping_exporting(loaded, host, temp, screenshot, tmp_p
     offset = [node.GetSliceToRAS().GetElement(row, 3) for row in range(3)]
     assert offset[2] == pytest.approx(finding.peakPlace[2], abs=0.1)
     assert panel.logic.currentSlice() == finding.slice
+    # The row stays selected whatever else happens in the scene.
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode", "Note")
+    host.process_events(0.05)
+    assert [index.row() for index in ui.findingsTable.selectionModel().selectedRows()] == [0]
     segmentation = panel.logic.results().node("Segmentation").GetDisplayNode()
     assert segmentation.GetSegmentOpacity2DFill("candidate_001") == 1.0
 
@@ -199,7 +203,7 @@ def test_running_looking_jumping_exporting(loaded, host, temp, screenshot, tmp_p
     composite = slicer.app.layoutManager().sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
     assert composite.GetForegroundVolumeID() == panel.logic.results().node("Map").GetID()
     names = [ui.layerSelector.itemText(index) for index in range(ui.layerSelector.count)]
-    assert names == ["Anomaly map", *(f"Weight of normal {n}" for n in (1, 2, 3)), "Expected normal", "None"]
+    assert names == ["Anomaly map", *(f"Weight of Normal {n}" for n in (1, 2, 3)), "Expected normal", "None"]
     ui.layerSelector.setCurrentIndex(2)
     assert composite.GetForegroundVolumeID() == panel.logic.results().weightNodes()[1].GetID()
     ui.opacitySlider.value = 0.3
@@ -296,6 +300,85 @@ def test_the_scene_changes_while_it_runs(loaded, host, temp, what, quiet_log):
     assert panel.ui.applyButton.text == "Find anomalies"
 
 
+def test_a_loaded_scene_keeps_its_own_study(loaded, host, tmp_path, quiet_log):
+    """While a scene loads, its selector picks whichever volume comes first; that is nobody's choice."""
+    import slicer
+
+    panel, _query, references = loaded
+    ui = panel.ui
+    ui.querySelector.setCurrentNode(references[1])
+    chooseInMenu(ui.addLoadedButton, "Normal 1")
+    assert panel.logic.query() is references[1]
+    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"), None)
+    slicer.mrmlScene.Clear(False)
+    host.process_events(0.05)
+    assert panel.logic.query() is None
+    assert slicer.mrmlScene.ReadFromMRB(str(tmp_path / "scene.mrb"), True)
+    host.process_events(0.05)
+    assert panel.logic.query().GetName() == "Normal 2"
+    assert ui.querySelector.currentNode() is panel.logic.query()
+    assert [row.name for row in panel.logic.references()] == ["Normal 1"]
+    # From here on the user's choice counts again.
+    ui.querySelector.setCurrentNode(slicer.util.getNode("Study"))
+    assert panel.logic.query().GetName() == "Study"
+
+
+def test_another_scene_with_a_map_of_the_same_id_shows_its_own_findings(loaded, host, tmp_path, quiet_log):
+    """Closed and loaded in one go, as File / Load does: the panel has no turn in between."""
+    import slicer
+
+    panel, query, _references = loaded
+    chooseInMenu(panel.ui.addLoadedButton, "All of these")
+    runToEnd(panel, host)
+    first = texts(panel.ui.findingsTable)
+    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "first.mrb"), None)
+    array = slicer.util.arrayFromVolume(query)
+    array[:] = np.roll(array, (4, -8, -6), (0, 1, 2))
+    slicer.util.arrayFromVolumeModified(query)
+    runToEnd(panel, host)
+    assert texts(panel.ui.findingsTable) != first
+    slicer.mrmlScene.Clear(False)
+    assert slicer.mrmlScene.ReadFromMRB(str(tmp_path / "first.mrb"), True)
+    host.process_events(0.1)
+    assert texts(panel.ui.findingsTable) == first
+
+
+def test_results_are_no_studies_to_choose(loaded, host):
+    import slicer
+
+    panel, query, _references = loaded
+    chooseInMenu(panel.ui.addLoadedButton, "All of these")
+    runToEnd(panel, host)
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 4 + 5
+    assert panel.ui.querySelector.nodeCount() == 4
+    assert panel.ui.querySelector.currentNode() is query
+    slicer.mrmlScene.RemoveNode(query)
+    host.process_events(0.05)
+    assert panel.ui.querySelector.currentNode().GetName().startswith("Normal")
+
+
+def test_reload_brings_the_parts_anew(panel, module, host):
+    """Developer mode's Reload, as far as the host goes: the parts are forgotten, the old panel is silent."""
+    import sys
+
+    import slicer
+
+    before = sys.modules["D24FADParts.api"]
+    reloaded = []
+    slicer.util.reloadScriptedModule = reloaded.append
+    kept = {name: part for name, part in sys.modules.items() if name.startswith("D24FADParts")}
+    try:
+        panel.onReload()
+        assert reloaded == ["D24FAD"]
+        import D24FADParts.api
+
+        assert D24FADParts.api is not before
+    finally:
+        for name in [name for name in sys.modules if name.startswith("D24FADParts")]:
+            del sys.modules[name]
+        sys.modules.update(kept)
+
+
 def test_results_deleted_by_hand_leave_an_empty_step(loaded, host, quiet_log):
     import slicer
 
@@ -348,6 +431,26 @@ def test_advanced_settings_reach_the_worker(loaded, host, screenshot):
     screenshot(panel.parent, "7-advanced")
     runToEnd(panel, host)
     assert (seen[0].device, seen[0].align, seen[0].plane, seen[0].batch) == ("cpu", "rigid", "coronal", 4)
+
+
+def test_in_a_dark_theme(loaded, host, screenshot):
+    """A picture to look at: messages, plot and tables in dark colours."""
+    from PySide6 import QtGui
+
+    panel, _query, _references = loaded
+    light, dark = host.application.palette(), QtGui.QPalette(QtGui.QColor("#353535"), QtGui.QColor("#353535"))
+    try:
+        dark.setColor(QtGui.QPalette.Base, QtGui.QColor("#2a2a2a"))
+        dark.setColor(QtGui.QPalette.AlternateBase, QtGui.QColor("#323232"))
+        host.application.setPalette(dark)
+        chooseInMenu(panel.ui.addLoadedButton, "Normal 1")
+        runToEnd(panel, host)
+        image = QtGui.QImage(str(screenshot(panel.parent, "10-dark")))
+        corner = image.pixelColor(4, image.height() - 4)
+        plot = panel.ui.plotFrame.findChild(QtWidgets.QWidget, "scorePlot").grab().toImage().pixelColor(5, 60)
+        assert max(corner.lightness(), plot.lightness()) < 90
+    finally:
+        host.application.setPalette(light)
 
 
 def test_every_control_has_a_tooltip_or_a_label(panel):

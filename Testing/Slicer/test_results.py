@@ -162,7 +162,7 @@ def test_exports(detected, tmp_path):
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 1
-    assert float(rows[0]["r"]) == pytest.approx(found.findings[0].place[0], abs=0.01)
+    assert float(rows[0]["center_r"]) == pytest.approx(found.findings[0].place[0], abs=0.01)
     image = sitk.ReadImage(detected.exportMap(str(tmp_path / "map.nii.gz")))
     assert image.GetSize() == detected.query().GetImageData().GetDimensions()
     labels = sitk.ReadImage(detected.exportSegmentation(str(tmp_path / "labels.nii.gz")))

@@ -244,13 +244,17 @@ def test_the_supervised_worker_ends_with_the_application(tmp_path):
 
     from d24fadhost.fixtures import ROOT
 
+    from D24FADLib.worker.folder import RunFolder
+
     (tmp_path / "D24FADLib").mkdir()
     fake = tmp_path / "D24FADLib"
     for name in ("__init__.py", "errors.py"):
         (fake / name).write_text((ROOT / "D24FADLib" / name).read_text())
     (fake / "worker").symlink_to(ROOT / "D24FADLib" / "worker")
     (fake / "cli.py").write_text("import time\ndef main(arguments):\n    time.sleep(60)\n")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    folder = RunFolder(tmp_path)
+    folder.query.write_bytes(b"x")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "D24FAD_RUN_FOLDER": str(folder.path)}
     process = subprocess.Popen(
         [sys.executable, "-m", "D24FADLib.worker", "detect"],
         stdin=subprocess.PIPE,
@@ -268,4 +272,5 @@ def test_the_supervised_worker_ends_with_the_application(tmp_path):
     process.stdin.close()
     process.wait(3)
     process.stdout.close()
+    assert not folder.path.exists()  # nobody else is left to remove the volumes
     assert WORKER.exists()

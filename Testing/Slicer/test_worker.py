@@ -103,6 +103,20 @@ def test_time_left_is_told_once_the_pace_is_known():
     ]
 
 
+def test_time_left_counts_the_steps_to_come():
+    from D24FADLib.worker.estimate import TimeLeft
+
+    left = TimeLeft({"align": 30, "compare": 60, "write": 10})
+    for done in range(1, 4):
+        left.update("align", done, 10, now=float(done))
+    # Six units of a second are left of this step, and steps 7/3 as long as its ten seconds come after it.
+    assert left.update("align", 4, 10, now=4.0) == pytest.approx(6 + 10 * 70 / 30)
+    for done in range(1, 4):
+        left.update("write", done, 10, now=10.0 + done)
+    assert left.update("write", 4, 10, now=14.0) == pytest.approx(6)
+    assert left.update("other", 1, 10, now=20.0) is None
+
+
 def test_the_command_line_says_only_what_was_chosen():
     plain = detect_arguments("q.nrrd", ["a", "b"], "out", DetectOptions())
     assert plain[:4] == ["-m", "D24FADLib.worker", "detect", "q.nrrd"]

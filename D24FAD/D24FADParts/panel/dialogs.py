@@ -1,6 +1,7 @@
 """The few questions that need a dialog."""
 
 import os
+import re
 
 import qt
 import slicer
@@ -21,8 +22,14 @@ def openFolder(parent, title):
 
 def savePath(parent, title, name, filters):
     found = qt.QFileDialog.getSaveFileName(parent, title, os.path.join(_lastFolder(), name), filters)
-    path = found[0] if isinstance(found, tuple) else found
-    return (_remember([str(path)]) or [""])[0] if path else ""
+    path = str(found[0] if isinstance(found, tuple) else found)
+    if not path:
+        return ""
+    # Not every system's dialog adds what the filter says.
+    suffixes = re.findall(r"\*(\.[\w.]+)", filters)
+    if not path.lower().endswith(tuple(suffixes)):
+        path += suffixes[0]
+    return _remember([path])[0]
 
 
 def askName(parent, title, caption, text=""):

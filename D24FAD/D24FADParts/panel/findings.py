@@ -1,13 +1,12 @@
 """Step 4: threshold, layers, findings, slice scores, export."""
 
 import qt
-import slicer
 import vtk
 from slicer.i18n import tr as _
 
 from D24FADLib.errors import D24FADError
 
-from .. import exports, results, settings, tables
+from .. import exports, results, settings, tables, views
 from . import dialogs, messages
 from .scoreplot import ScorePlot
 
@@ -19,6 +18,7 @@ class FindingsStep:
         self._ui, self._logic = ui, logic
         self._updating = False
         self._shownMap = None
+        self._listed = []  # the findings in the table: while they stay, so does the selected row
         self._observed = []
         self._plot = ScorePlot(self._logic.jumpToSlice)
         ui.plotFrame.layout().addWidget(self._plot)
@@ -64,8 +64,8 @@ class FindingsStep:
             self._shownMap = None
             self._ui.countLabel.setText(_("Run Find anomalies to see findings here."))
             return
-        if self._shownMap != found.node(results.MAP).GetID():
-            self._shownMap = found.node(results.MAP).GetID()
+        if self._shownMap != found.mapKey:
+            self._shownMap = found.mapKey
             messages.show(self._ui.findingsMessage, "")
             self._showControls(found)
         self._showFindings(found)
@@ -84,7 +84,8 @@ class FindingsStep:
         selector.clear()
         selector.addItem(_("Anomaly map"), "map")
         for number, node in enumerate(found.weightNodes()):
-            selector.addItem(node.GetName().partition(found.query.GetName())[2].strip().capitalize(), number)
+            reference = node.GetAttribute(results.REFERENCE) or str(number + 1)
+            selector.addItem(_("Weight of {reference}").format(reference=reference), number)
         if found.node(results.EXPECTED) is not None:
             selector.addItem(_("Expected normal"), "expected")
         selector.addItem(_("None"), "none")
@@ -116,7 +117,7 @@ class FindingsStep:
         table = self._ui.findingsTable
         table.setRowCount(many)
         for row, finding in enumerate(found.findings):
-            place = ", ".join(f"{value:.0f}" for value in finding.place)
+            place = ", ".join(str(round(value)) for value in finding.place)
             volume = f"{finding.volumeMl:.2f} ml" if finding.volumeMl < 10 else f"{finding.volumeMl:.0f} ml"
             texts = [str(finding.rank), f"{finding.peak:.2f}", volume, str(finding.slice), place]
             for column, text in enumerate(texts):
@@ -127,22 +128,22 @@ class FindingsStep:
                     table.setItem(row, column, item)
                 if item.text() != text:
                     item.setText(text)
-        table.clearSelection()
+        if found.findings != self._listed:
+            self._listed = found.findings
+            table.clearSelection()
         self._updating = False
 
     # Slices
 
     def _observeSlices(self, wanted):
-        if bool(self._observed) == wanted:
-            if wanted:
-                self._markSlice()
-            return
-        self.stopObserving()
-        if wanted:
-            for index in range(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
-                node = slicer.mrmlScene.GetNthNodeByClass(index, "vtkMRMLSliceNode")
+        """Another layout may bring slice views of its own: those that are there now are observed."""
+        nodes = views.sliceNodes() if wanted else []
+        if nodes != [node for node, _tag in self._observed]:
+            self.stopObserving()
+            for node in nodes:
                 tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._markSlice)
                 self._observed.append((node, tag))
+        if wanted:
             self._markSlice()
 
     def stopObserving(self):

@@ -24,4 +24,4 @@ def show(label, text, kind="info", toolTip=""):
 
 def soften(label):
     """For a line of lesser importance, in dark and light themes alike."""
-    label.setStyleSheet("color: palette(placeholder-text);")
+    label.setForegroundRole(qt.QPalette.PlaceholderText)

@@ -33,7 +33,7 @@ class ReferencesStep:
     def _prepareTable(self):
         table = self._ui.referencesTable
         table.setColumnCount(6)
-        titles = [_("Reference"), _("Source"), _("Type"), _("Slices"), _("Weight"), _("Fit")]
+        titles = [_("Reference"), _("Source"), _("Modality"), _("Slices"), _("Weight"), _("Fit")]
         table.setHorizontalHeaderLabels(titles)
         table.verticalHeader().setVisible(False)
         table.verticalHeader().setDefaultSectionSize(24)

@@ -64,10 +64,12 @@ class ScorePlot(qt.QWidget):
 
     def _paint(self, painter):
         width, height = self.width, self.height
-        text = self.palette.color(qt.QPalette.Text)
+        # Held, and the colours copied: what `color` gives may live no longer than the palette.
+        palette = self.palette
+        text, base = (qt.QColor(palette.color(role)) for role in (qt.QPalette.Text, qt.QPalette.Base))
         faint = qt.QColor(text)
         faint.setAlpha(70)
-        painter.fillRect(0, 0, width, height, self.palette.color(qt.QPalette.Base))
+        painter.fillRect(0, 0, width, height, base)
         if not self._peak:
             return
         top = max(1e-6, *self._peak, self._threshold * 1.15)

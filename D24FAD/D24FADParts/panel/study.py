@@ -8,7 +8,7 @@ from .. import geometry, settings, tags
 class StudyStep:
     def __init__(self, ui, logic, onChanged):
         self._ui, self._logic, self._onChanged = ui, logic, onChanged
-        self._updating = False
+        self._updating = self._held = False
         for text, plane in (
             (_("As acquired"), ""),
             (_("Axial"), "axial"),
@@ -20,10 +20,20 @@ class StudyStep:
         ui.planeSelector.connect("currentIndexChanged(int)", self._onPlane)
         ui.showDateCheckBox.connect("toggled(bool)", self._onShowDate)
 
+    def hold(self):
+        """While a scene closes or loads, the selector picks volumes by itself: that is not to be followed,
+        or a saved study would give way to whichever volume was loaded first."""
+        self._held = True
+
+    def release(self):
+        self._held = False
+
     def refresh(self):
         node = self._logic.query()
         parameters = self._logic.getParameterNode()
         self._updating = True
+        # Results are scalar volumes too, but no studies.
+        self._ui.querySelector.sortFilterProxyModel().hiddenNodeIDs = self._logic.ownVolumeIds()
         self._ui.querySelector.setCurrentNode(node)
         self._ui.planeSelector.setCurrentIndex(
             max(0, self._ui.planeSelector.findData(settings.get(parameters, "Plane")))
@@ -55,7 +65,7 @@ class StudyStep:
         return " · ".join(word for word in [*words, grid] if word)
 
     def _onQuery(self, node):
-        if not self._updating:
+        if not self._updating and not self._held:
             self._logic.setQuery(node)
             self._onChanged()
 

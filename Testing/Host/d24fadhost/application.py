@@ -11,7 +11,7 @@ from typing import Any
 
 import vtk
 
-from d24fadhost import ctkwidgets, loadui, mrmlwidgets
+from d24fadhost import ctkwidgets, loadui, mrmlwidgets, sampledata
 from d24fadhost.files import CoreIOManager
 
 HERE = Path(__file__).resolve().parent
@@ -77,6 +77,7 @@ def _start() -> Host:
         setattr(ctk, name, cls)
     ctk.ctkMessageBox = _message_box(host)  # type: ignore[attr-defined]
     sys.modules["ctk"] = ctk
+    sys.modules["SampleData"] = sampledata
 
     import slicer
     import slicer.util
@@ -137,6 +138,9 @@ class Modules:
         setattr(self, name.lower(), types.SimpleNamespace(path=str(path), name=name))
 
 
+ORIENTATIONS = {"Red": "Axial", "Yellow": "Sagittal", "Green": "Coronal"}
+
+
 class LayoutManager:
     """Three real slice logics under their usual names."""
 
@@ -148,16 +152,23 @@ class LayoutManager:
         self._byName: dict[str, Any] = {}
         self._application = slicer.vtkMRMLApplicationLogic()
         self._application.SetMRMLScene(slicer.mrmlScene)
-        for name, orientation in (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal")):
+        for name in ORIENTATIONS:
             logic = slicer.vtkMRMLSliceLogic()
             logic.SetMRMLApplicationLogic(self._application)
             logic.SetMRMLScene(slicer.mrmlScene)
             logic.AddSliceNode(name)
-            logic.GetSliceNode().SetOrientation(orientation)
             logic.GetSliceNode().SetDimensions(320, 320, 1)
             self._logics.AddItem(logic)
             self._byName[name] = logic
         self._application.SetSliceLogics(self._logics)
+        self.orient()
+
+    def orient(self) -> None:
+        """Each view in its own plane, as Slicer's layout has them in a new scene; a scene that is closed
+        leaves the views turned as they were."""
+        for name, orientation in ORIENTATIONS.items():
+            if not self._byName[name].GetSliceNode().SetOrientation(orientation):
+                raise RuntimeError(f"the host's {name} view could not be made {orientation.lower()}")
 
     def sliceViewNames(self) -> list[str]:
         return list(self._byName)
@@ -198,6 +209,7 @@ class Application:
         if all(node is not None and node.GetScene() is scene for node in nodes) and (
             scene.GetNumberOfNodesByClass("vtkMRMLSliceNode") == len(nodes)
         ):
+            self._layout.orient()
             return
         for name in ("vtkMRMLSliceCompositeNode", "vtkMRMLSliceDisplayNode", "vtkMRMLSliceNode"):
             for node in slicer.util.getNodesByClass(name):

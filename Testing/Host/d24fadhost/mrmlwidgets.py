@@ -25,6 +25,24 @@ class qMRMLWidget(QtWidgets.QWidget):
         self.mrmlSceneChanged.emit(scene)
 
 
+class SortFilterProxyModel:
+    """As much of qMRMLSortFilterProxyModel as hides nodes by their ID."""
+
+    def __init__(self, onChanged: Any) -> None:
+        self._hidden: tuple[str, ...] = ()
+        self._onChanged = onChanged
+
+    @property
+    def hiddenNodeIDs(self) -> tuple[str, ...]:
+        return self._hidden
+
+    @hiddenNodeIDs.setter
+    def hiddenNodeIDs(self, ids: Any) -> None:
+        if tuple(ids) != self._hidden:
+            self._hidden = tuple(ids)
+            self._onChanged()
+
+
 class qMRMLNodeComboBox(QtWidgets.QWidget):
     currentNodeChanged = QtCore.Signal(object)
 
@@ -37,6 +55,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._scene: Any = None
         self._tags: list[int] = []
         self._current: str | None = None
+        self._filter = SortFilterProxyModel(self._refresh)
         self._combo = QtWidgets.QComboBox(self)
         self._combo.setSizeAdjustPolicy(QtWidgets.QComboBox.AdjustToMinimumContentsLengthWithIcon)
         layout = QtWidgets.QHBoxLayout(self)
@@ -73,6 +92,9 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
                 self._tags.append(scene.AddObserver(event, lambda *_: self._refresh()))
         self._refresh()
 
+    def sortFilterProxyModel(self) -> SortFilterProxyModel:
+        return self._filter
+
     def addAttribute(self, nodeType: str, name: str, value: Any = None) -> None:
         pass
 
@@ -84,7 +106,8 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             for index in range(self._scene.GetNumberOfNodesByClass(nodeType)):
                 node = self._scene.GetNthNodeByClass(index, nodeType)
                 exact = node.GetClassName() == nodeType
-                if (exact or self._children) and not node.GetHideFromEditors():
+                hidden = node.GetHideFromEditors() or node.GetID() in self._filter.hiddenNodeIDs
+                if (exact or self._children) and not hidden:
                     found.append(node)
         return found
 

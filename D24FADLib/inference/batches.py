@@ -1,0 +1,105 @@
+"""Running batches side by side, within the memory that the device has."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from D24FADLib.inference.comparison import Comparer
+
+# what `Comparer.batch` takes, for some slices: images, covered, the supports' known features
+Inputs = Callable[[slice], tuple[Tensor, Tensor, list[Tensor] | None]]
+Result = tuple[Tensor, ...]
+
+
+def workers_on(device: torch.device) -> int:
+    """Batches at a time: one a core, as small batches use one core better than many; on a graphics card
+    one is prepared while another is computed."""
+    return min(8, torch.get_num_threads()) if device.type == "cpu" else 2
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """CUDA has an exception of its own for it, MPS and others only a text."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower()
+
+
+class Batches:
+    """A comparer at work on the slices of a study, as a context.
+
+    Where a batch does not fit into the device's memory it is halved, and so are all that follow. Where not
+    even one slice fits, the processor takes over, and `notes` says so.
+    """
+
+    def __init__(self, comparer: Comparer, workers: int | None = None) -> None:
+        self.notes: list[str] = []
+        self._comparer = comparer
+        self._workers = workers or workers_on(comparer.device)
+        self._most: int | None = None  # slices that fit
+        self._fell_back = False
+        self._lock = Lock()
+
+    def __enter__(self) -> Batches:
+        self._threads = torch.get_num_threads()
+        alone = 1 if self._workers > 1 else self._threads
+        self._pool = ThreadPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(alone,))
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._threads)
+
+    def run(self, inputs: Inputs, count: int, batch: int) -> Iterator[tuple[int, Result, Tensor]]:
+        """Slices done, the comparer's result without its Nones (on the CPU) and `covered`, piece by piece
+        in order. Raises MemoryError where not even the processor has room."""
+        chunks = [slice(start, min(start + batch, count)) for start in range(0, count, batch)]
+        waiting: deque[Future[list[tuple[int, Result, Tensor]]]] = deque()
+        for chunk in chunks:
+            waiting.append(self._pool.submit(self._piece_by_piece, inputs, chunk))
+            if len(waiting) > self._workers:  # results do not pile up
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+    def _piece_by_piece(self, inputs: Inputs, chunk: slice) -> list[tuple[int, Result, Tensor]]:
+        done: list[tuple[int, Result, Tensor]] = []
+        start = chunk.start
+        while start < chunk.stop:
+            piece = slice(start, min(chunk.stop, start + (self._most or chunk.stop)))
+            images, covered, known = inputs(piece)
+            comparer = self._comparer
+            try:
+                result = tuple(t.cpu() for t in comparer.batch(images, covered, known) if t is not None)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                del images, known
+                self._make_room(piece.stop - piece.start, comparer)
+                continue
+            done.append((piece.stop, result, covered))
+            start = piece.stop
+        return done
+
+    def _make_room(self, slices: int, used: Comparer) -> None:
+        if used.device.type == "cuda":
+            torch.cuda.empty_cache()
+        with self._lock:
+            if used is not self._comparer:
+                return  # another batch met the same and has changed over
+            if slices > 1:
+                self._most = min(self._most or slices, slices // 2)
+            elif self._fell_back:
+                raise MemoryError("the memory does not hold even one slice; close other programs")
+            else:
+                self._fell_back = True
+                self._comparer = self._comparer.on_cpu()
+                self.notes.append(
+                    f"The memory of {used.device} does not hold even one slice: the processor computed "
+                    "instead."
+                )

@@ -1,0 +1,133 @@
+"""Seconds a slice against a plain implementation of the paper's inference loop with the same weights."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from D24FADLib.inference.batches import Batches, workers_on
+from D24FADLib.inference.comparison import Comparer, Evidence
+from D24FADLib.inference.runtimes import choose_encoder
+from D24FADLib.network.model import D24FADModel
+
+BATCH = 4  # query slices at a time in the plain loop
+
+
+def plain_loop(model: D24FADModel, query: Tensor, supports: Tensor) -> Tensor:
+    """Sum over scales of the student's residual at stride 4, (n, h, w), written from the paper (section 3).
+
+    query (n, 3, H, W), supports (K, n, 3, H, W): for every batch of queries the supports are encoded
+    again, projected, weighed by a softmax of inner products and averaged; eager torch in f32.
+    """
+    maps = []
+    for start in range(0, len(query), BATCH):
+        chunk = slice(start, start + BATCH)
+        _, embedding = model.teacher(query[chunk])
+        own = model.student(embedding)
+        others = []
+        for support in supports:
+            _, embedding = model.teacher(support[chunk])
+            others.append(model.student(embedding))
+        total = torch.zeros(())
+        for scale, feature in enumerate(own):
+            stack = torch.stack([o[scale] for o in others])
+            projection = model.weighting.get_submodule(f"proj_in{scale + 1}")
+            keys = torch.stack([projection(s) for s in stack])
+            logits = (feature[None] * keys).sum(dim=(2, 3, 4)) / feature.shape[1] ** 0.5
+            if model.weighting.per_position:
+                logits = logits / (feature.shape[2] * feature.shape[3])
+            mean = (logits.softmax(0)[:, :, None, None, None] * stack).sum(0)
+            residual = 1 - F.cosine_similarity(feature, mean, dim=1)
+            if scale == 0:
+                total = residual
+            else:
+                total = (
+                    total
+                    + F.interpolate(residual[:, None], total.shape[-2:], mode="bilinear", align_corners=True)[
+                        :, 0
+                    ]
+                )
+        maps.append(total)
+    return torch.cat(maps)
+
+
+def ours(model: D24FADModel, precision: str, query: Tensor, supports: Tensor) -> Callable[[], Tensor]:
+    """The product's comparison of the same slices with the student's evidence, supports encoded in the same
+    run; with all that the product computes besides (every support against the others)."""
+    device = query.device
+    encoder = choose_encoder("auto", model, device, None, precision, workers_on(device))
+    comparer = Comparer(model, Evidence(1.0, 0.0), device, encoder)
+    images = torch.cat([query[None], supports])
+    height, width = query.shape[-2] // 4, query.shape[-1] // 4
+    reach = torch.ones(len(supports), len(query), height, width, dtype=torch.bool)
+
+    def run() -> Tensor:
+        with Batches(comparer) as batches:
+            found = batches.run(lambda s: (images[:, s], reach[:, s], None), len(query), BATCH)
+            return torch.cat([result[0] for _, result, _ in found])
+
+    return run
+
+
+def seconds(function: Callable[[], Tensor], repeat: int) -> tuple[list[float], Tensor]:
+    result = function()  # conversion, compilation and caches
+    times = []
+    for _ in range(repeat):
+        if result.is_cuda:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        result = function()
+        if result.is_cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return times, result
+
+
+def per_slice(
+    slices: int, size: int, repeat: int, supports: tuple[int, ...], device: torch.device
+) -> list[dict[str, Any]]:
+    """One row for each model, K and precision that the device has: median ms a slice and the ratio to the
+    plain loop of WRN50-2, side by side in one process."""
+    from D24FADLib.errors import InputError
+    from D24FADLib.inference.models import load_model
+
+    torch.manual_seed(0)
+    models = {
+        "WRN50-2 (random weights)": D24FADModel.build("wide_resnet50_2").eval(),
+        "d24fad-lite0": load_model("d24fad-lite0")[0],
+    }
+    rows: list[dict[str, Any]] = []
+    for count in supports:
+        query = torch.rand(slices, 3, size, size, device=device)
+        normals = torch.rand(count, slices, 3, size, size, device=device)
+        wide: float | None = None
+        for name, model in models.items():
+            model = copy.deepcopy(model).to(device)
+            with torch.inference_mode():
+                plain, expected = seconds(partial(plain_loop, model, query, normals), repeat)
+            base = statistics.median(plain) / slices * 1e3
+            wide = wide or base
+            for precision in ("f32", "bf16", "f16"):
+                try:
+                    run = ours(model, precision, query, normals)
+                except InputError as error:
+                    rows.append({"model": name, "K": count, "precision": precision, "note": str(error)})
+                    continue
+                times, result = seconds(run, repeat)
+                own = statistics.median(times) / slices * 1e3
+                rows.append(
+                    {
+                        "model": name, "K": count, "precision": precision, "ms": own, "plain_ms": base,
+                        "ratio": base / own, "ratio_to_wide": wide / own,
+                        "deviation": float((result.cpu() - expected.cpu()).abs().max()),
+                    }
+                )  # fmt: skip
+    return rows
