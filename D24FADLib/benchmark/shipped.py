@@ -1,6 +1,6 @@
 """The shipped configuration: the library's own comparison, calibration and score on cached features.
 
-`ShippedMethod._judge` is the one place that knows what the detector does with features.
+`ShippedMethod._compare`, `_calibrated` and `_judge` alone know what the detector does with features.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from D24FADLib.benchmark.features import Features
 from D24FADLib.benchmark.judgement import GRID, Judgement, for_each_shot, size_of
 from D24FADLib.inference.calibration import (
+    Calibration,
     calibrate,
     depth_below_surface,
     robust_maximum,
@@ -35,12 +37,11 @@ class ShippedEncoder:
     def __init__(self, model: D24FADModel, weights: str, size: int, runtime: str) -> None:
         self.size = size
         self.key = f"detector {weights}"
-        self._run = choose_encoder(runtime, model, torch.device("cpu"), weights)
-        self.name = self._run.name
+        self.runtime = choose_encoder(runtime, model, torch.device("cpu"), weights)
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> Features:
-        return self._run(images)
+        return self.runtime(images)
 
 
 class ShippedMethod:
@@ -56,43 +57,59 @@ class ShippedMethod:
     ) -> None:
         self.encoder = ShippedEncoder(model, weights, int(about.get("input_size", 256)), runtime)
         self._model = model
-        self._comparer = Comparer(
-            model, Evidence(**about.get("evidence", {})), torch.device("cpu"), self.encoder
-        )
+        evidence = Evidence(**about.get("evidence", {}))
+        self._comparer = Comparer(model, evidence, torch.device("cpu"), self.encoder.runtime)
 
     def judge(self, query: Features, supports: Features, shots: Sequence[int]) -> dict[int, Judgement]:
         def against(chosen: Features) -> Judgement:
+            fitted = self._calibrated([f[:1] for f in query], chosen) if len(chosen[0]) > 1 else None
             parts = [
-                self._judge([f[i : i + _BATCH] for f in query], chosen)
+                self._judge([f[i : i + _BATCH] for f in query], chosen, fitted)
                 for i in range(0, len(query[0]), _BATCH)
             ]
-            maps, weights, scores = (np.concatenate([p[i] for p in parts]) for i in range(3))
-            return Judgement(maps, weights, scores, threshold=parts[0][3])
+            maps, weights, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
+            threshold = None
+            if fitted is not None:
+                structure = neighbourhood(fitted.support_scores.shape[1:])
+                threshold = threshold_for(fitted.support_scores, 1.0, 2, structure)
+            return Judgement(maps, weights, scores, threshold)
 
         return for_each_shot(shots, supports, against)
 
-    def _judge(self, query: Features, supports: Features) -> tuple[Any, Any, Any, float | None]:
-        """Maps, weights and scores of a batch, and the threshold."""
+    def _compare(self, query: Features, supports: Features, query_only: bool) -> tuple[Any, Any, Any, Any]:
+        """What `Comparer.compare_features` gives for these queries, all against the same supports."""
         count = len(query[0])
         together = [
             torch.cat([q[None], s[:, None].expand(-1, count, -1, -1, -1)])
             for q, s in zip(query, supports, strict=True)
         ]
-        grid = (together[0].shape[-2], together[0].shape[-1])
-        everywhere = torch.ones(len(supports[0]), count, *grid, dtype=torch.bool)
-        full, reduced, left_out, weights = self._comparer.compare_features(together, everywhere)
-        threshold = None
-        if reduced is None or left_out is None:
+        everywhere = torch.ones(len(supports[0]), count, *together[0].shape[-2:], dtype=torch.bool)
+        return self._comparer.compare_features(together, everywhere, query_only)
+
+    def _pitch(self, features: Features) -> tuple[float, float, float]:
+        """Pixels of one position along slice, row and column."""
+        height, width = features[0].shape[-2:]
+        return 1.0, self.encoder.size / height, self.encoder.size / width
+
+    def _calibrated(self, query: Features, supports: Features) -> Calibration:
+        """The supports judge each other alike for every query: any one does."""
+        left_out = self._compare(query, supports, query_only=False)[2]
+        return calibrate(np.stack([smooth(one.numpy(), _SIGMA) for one in left_out]), self._pitch(query))
+
+    def _judge(
+        self, query: Features, supports: Features, fitted: Calibration | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Maps, weights and scores of a batch."""
+        full, reduced, _, weights = self._compare(query, supports, query_only=True)
+        if fitted is None:
             scores = smooth(full.numpy(), _SIGMA)
         else:
-            # The supports judge each other alike for every query.
-            pitch = (1.0, self.encoder.size / grid[0], self.encoder.size / grid[1])
-            fitted = calibrate(np.stack([smooth(one[:1].numpy(), _SIGMA) for one in left_out]), pitch)
-            body = np.ones((1, *grid), bool)
-            scores = fitted.scores(smooth(reduced.numpy(), _SIGMA), depth_below_surface(body, pitch))
-            threshold = threshold_for(fitted.support_scores, 1.0, 2, neighbourhood(body.shape))
+            body = np.ones((1, *full.shape[1:]), bool)
+            depth = depth_below_surface(body, self._pitch(query))
+            scores = fitted.scores(smooth(reduced.numpy(), _SIGMA), depth)
         maps = upsampled_sum([torch.from_numpy(scores)], (GRID, GRID)).numpy()
-        return maps, weights.mean(1).numpy(), np.array([robust_maximum(s) for s in scores]), threshold
+        own = np.array([robust_maximum(s) for s in scores], np.float32)
+        return maps, weights.mean(1).numpy(), own
 
     def state_bytes(self, supports: Features) -> int:
         return size_of([*self._model.student.state_dict().values(), *supports])

@@ -12,6 +12,9 @@ from D24FADLib.benchmark.features import FeatureStore, TeacherBlocks, of_stride,
 from D24FADLib.benchmark.judgement import GRID, Judgement, calibrated_threshold
 from D24FADLib.benchmark.padim import PaDiM, mahalanobis
 from D24FADLib.benchmark.patchcore import PatchCore, nearest
+from D24FADLib.benchmark.shipped import ShippedMethod
+from D24FADLib.inference.calibration import calibrate, robust_maximum, smooth
+from D24FADLib.inference.comparison import Comparer, Evidence
 from D24FADLib.network.efficientnet_lite import EfficientNetLite0
 from D24FADLib.network.model import D24FADModel
 
@@ -161,3 +164,23 @@ def test_store_keeps_features_by_content(tmp_path, encoder: TeacherBlocks, minia
     assert counting.seen == 3
     torch.testing.assert_close(again[0][[2, 1, 0]], first[0])
     torch.testing.assert_close(again[0][3], first[0][0])
+
+
+def test_shipped_is_the_librarys_comparison_and_calibration(model: D24FADModel, images: Tensor) -> None:
+    about = {"input_size": SIZE, "evidence": {"student": 1.0, "teacher": 1.0}}
+    method = ShippedMethod(model, about, "random", "torch")
+    features = method.encoder(images)
+    query, supports = [f[:2] for f in features], [f[2:] for f in features]
+    judged = method.judge(query, supports, [1, 4])[4]
+    together = [torch.cat([q[1:2], s])[:, None] for q, s in zip(query, supports, strict=True)]
+    comparer = Comparer(model, Evidence(1.0, 1.0), torch.device("cpu"))
+    grid = together[0].shape[-2:]
+    covered = torch.ones(4, 1, *grid, dtype=torch.bool)
+    _, reduced, left_out, weights = comparer.compare_features(together, covered)
+    fitted = calibrate(np.stack([smooth(o.numpy(), (0, 1, 1)) for o in left_out]), (1.0, 4.0, 4.0))
+    deep = np.full((1, *grid), np.inf, np.float32)
+    expected = fitted.scores(smooth(reduced.numpy(), (0, 1, 1)), deep)
+    assert judged.own[1] == pytest.approx(robust_maximum(expected), rel=1e-5)
+    np.testing.assert_allclose(judged.weights[1], weights[0].mean(0), rtol=1e-5)
+    assert judged.own[1] == pytest.approx(np.sort(expected.ravel())[-5:].mean(), rel=1e-5)
+    assert judged.threshold >= 2.0
