@@ -80,7 +80,8 @@ class Workshop:
         if "shipped" in wanted:
             made.append(self._shipped(tested))
         small = self.encoder(PAPER_SIZE)
-        recipe = paper(self.plan.train_steps or self.plan.paper_steps, self.plan.seed, self.plan.shots)
+        steps = self.plan.train_steps or self.plan.paper_steps
+        recipe = paper(steps, self.plan.seed, self.plan.shots, own_supports=False)
         if {"d24fad", "uniform"} & set(wanted):
             model = self._train(recipe, tested).model
             if "d24fad" in wanted:

@@ -48,10 +48,13 @@ class Recipe:
         return self.changed(validate_every=max(1, steps), validation_episodes=1)
 
 
-def paper(steps: int, seed: int, shots: Sequence[int]) -> Recipe:
-    """The paper's recipe, for this many steps."""
+def paper(steps: int, seed: int, shots: Sequence[int], *, own_supports: bool = True) -> Recipe:
+    """The paper's recipe, for this many steps. own_supports: False lets a batch share its supports, which
+    takes about a quarter of the time."""
     recipe = RECIPES["paper"]
-    options = dataclasses.replace(recipe.options, steps=steps, seed=seed, shots=tuple(shots))
+    options = dataclasses.replace(
+        recipe.options, steps=steps, seed=seed, shots=tuple(shots), own_supports=own_supports
+    )
     return Recipe("paper", options, recipe.sizes, recipe.weights)
 
 
