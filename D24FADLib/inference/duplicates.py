@@ -82,5 +82,3 @@ def check_copies(
             found.append(Check("duplicate", WARN, k, text, value))
             break
     return found
-
-

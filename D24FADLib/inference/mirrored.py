@@ -29,9 +29,12 @@ def asymmetry(slices: NDArray[np.float32], plane: Plane) -> NDArray[np.float64] 
     The patient's left-right is the columns of axial and coronal slices and the slice axis of sagittal ones.
     None for a perfectly symmetric image.
     """
-    grey = np.asarray(slices, np.float32)
+    grey = np.asarray(slices)
     if grey.ndim == 4:
         grey = grey.mean(axis=-1)
+    grey = grey[tuple(slice(None, None, max(1, side // (2 * _COARSE))) for side in grey.shape)].astype(
+        np.float32
+    )
     count = [min(side, _COARSE) for side in grey.shape]
     smoothed = ndimage.gaussian_filter(grey, [0.5 * s / c for s, c in zip(grey.shape, count, strict=True)])
     places = [np.linspace(0, s - 1, c).round().astype(int) for s, c in zip(grey.shape, count, strict=True)]

@@ -40,13 +40,13 @@ class Resemblance:
 class Priors:
     """Learned across organs.
 
-    scores: of the study's score, by number of references. knots: z of a reference's own map at the
+    scores: of the study's score, by its kind (`study_score`) and the number of references. knots: z of a reference's own map at the
     `calibration.LEVELS`, by number of references. findings: how many findings a further normal study has for
     each one of a reference. outlier: of a reference's own scores; outlier_limit: of their t.
     about: how it was made.
     """
 
-    scores: dict[int, ScorePrior] = field(default_factory=dict)
+    scores: dict[str, dict[int, ScorePrior]] = field(default_factory=dict)
     knots: dict[int, tuple[float, ...]] = field(default_factory=dict)
     findings: float = 1.0
     outlier: dict[str, ScorePrior] = field(default_factory=dict)
@@ -54,12 +54,13 @@ class Priors:
     resemblance: Resemblance | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
-    def score(self, references: int) -> ScorePrior:
+    def score(self, kind: str, references: int) -> ScorePrior:
         """For this many references: interpolated in 1 / K, the nearest one beyond."""
-        if not self.scores:
+        learned = self.scores.get(kind)
+        if not learned:
             return ScorePrior()
-        known = sorted(self.scores, reverse=True)  # 1 / K rises
-        rows = np.array([list(asdict(self.scores[k]).values()) for k in known])
+        known = sorted(learned, reverse=True)  # 1 / K rises
+        rows = np.array([list(asdict(learned[k]).values()) for k in known])
         places = [1 / k for k in known]
         return ScorePrior(*(float(np.interp(1 / references, places, column)) for column in rows.T))
 
@@ -89,16 +90,23 @@ def read_priors(folder: Path, metadata: Mapping[str, Any]) -> tuple[Priors, str]
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["format"] != _FORMAT or kept["model"] != belongs_to(metadata):
-            return Priors(), "The model's calibration is of another version of it: d24fad calibrate renews it."
+            return (
+                Priors(),
+                "The model's calibration is of another version of it: d24fad calibrate renews it.",
+            )
         return _priors(kept), ""
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ModelError(f"{folder.name}: {CALIBRATION} cannot be used ({error!r}); install it again") from None
+        raise ModelError(
+            f"{folder.name}: {CALIBRATION} cannot be used ({error!r}); install it again"
+        ) from None
 
 
 def _priors(kept: Mapping[str, Any]) -> Priors:
     space = kept.get("resemblance")
     return Priors(
-        scores={int(k): ScorePrior(**v) for k, v in kept["scores"].items()},
+        scores={
+            kind: {int(k): ScorePrior(**v) for k, v in rows.items()} for kind, rows in kept["scores"].items()
+        },
         knots={int(k): tuple(map(float, v)) for k, v in kept["knots"].items()},
         findings=float(kept["findings"]),
         outlier={name: ScorePrior(**v) for name, v in kept["outlier"].items()},
@@ -122,7 +130,9 @@ def write_priors(folder: Path, priors: Priors, metadata: Mapping[str, Any]) -> P
         "format": _FORMAT,
         "model": belongs_to(metadata),
         "about": priors.about,
-        "scores": {str(k): asdict(v) for k, v in sorted(priors.scores.items())},
+        "scores": {
+            kind: {str(k): asdict(v) for k, v in sorted(rows.items())} for kind, rows in priors.scores.items()
+        },
         "knots": {str(k): list(v) for k, v in sorted(priors.knots.items())},
         "findings": priors.findings,
         "outlier": {name: asdict(v) for name, v in priors.outlier.items()},

@@ -94,6 +94,8 @@ def check_quality(query: Volume, supports: Sequence[Volume], plane: Plane) -> li
         ):
             if wrong:
                 subject = QUERY if n == 0 else n
-                text = f"{volumes[n].name} is {what} compared with the {'' if n == 0 else 'other '}references."
+                text = (
+                    f"{volumes[n].name} is {what} compared with the {'' if n == 0 else 'other '}references."
+                )
                 found.append(Check(code, WARN, subject, text, value))
     return found

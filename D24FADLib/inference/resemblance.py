@@ -45,7 +45,9 @@ def directions(
 ) -> NDArray[np.float64]:
     """Centred, each part of length 1."""
     parts = np.split(descriptors - centre, np.cumsum(splits)[:-1], axis=1)
-    return np.concatenate([p / np.maximum(np.linalg.norm(p, axis=1, keepdims=True), 1e-9) for p in parts], axis=1)
+    return np.concatenate(
+        [p / np.maximum(np.linalg.norm(p, axis=1, keepdims=True), 1e-9) for p in parts], axis=1
+    )
 
 
 def nearest_logs(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -73,7 +75,9 @@ def distance(query: NDArray[np.float64], references: NDArray[np.float64], shrink
     return float(np.log(max(nearest, _CLOSEST)) - (shrinkage * own.mean() if own.size else 0.0))
 
 
-def describe(prepared: Prepared, model: D24FADModel, space: Resemblance, device: torch.device) -> NDArray[np.float64]:
+def describe(
+    prepared: Prepared, model: D24FADModel, space: Resemblance, device: torch.device
+) -> NDArray[np.float64]:
     """Directions (1 + K, channels) of the prepared query and references."""
     part = prepared.box
     count, rows, cols = (side.stop - side.start for side in part)
