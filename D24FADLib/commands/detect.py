@@ -80,6 +80,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "folder and readable by you alone (see d24fad info)",
     )
     parser.add_argument("--no-cache", action="store_true", help="keep nothing and use nothing kept")
+    parser.add_argument(
+        "--unsuitable-anyway",
+        action="store_true",
+        help="go on with references that the suitability check refuses",
+    )
     parser.add_argument("--json", action="store_true", help="progress and result as JSON lines")
 
 
@@ -110,6 +115,7 @@ def options_from(args: argparse.Namespace) -> DetectionOptions:
         batch=args.batch,
         cache=not args.no_cache,
         reference_cache=args.reference_cache,
+        unsuitable_anyway=args.unsuitable_anyway,
     )
 
 

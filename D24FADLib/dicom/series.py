@@ -18,7 +18,7 @@ from .geometry import Arrangement, arrange
 from .pixels import decode
 from .privacy import identity_words, withhold
 from .stacks import Stack, split
-from .traits import technical_tags
+from .technical import technical_tags
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

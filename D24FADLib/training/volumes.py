@@ -113,13 +113,18 @@ def _pair(
     """The volume as the support in a detection: of the first volume's, or, unaligned, of itself."""
     from D24FADLib.imaging.alignment import Alignment
     from D24FADLib.inference.preparation import prepare_study
+    from D24FADLib.references.suitability import check_pair
+    from D24FADLib.references.traits import traits_of_volume
 
     if not options.aligned or volume is first:
         return prepare_study(volume, [volume], plane, Alignment.NONE)
+    for reason in check_pair(traits_of_volume(first), traits_of_volume(volume)).reasons:
+        if reason.impossible:
+            raise InputError(f"{volume.name}: {reason}. Train on volumes of one kind.")
+        warn(f"{volume.name}: {reason}.")
     prepared = prepare_study(first, [volume], plane, options.align)
     for text in prepared.warnings:
-        if not text.startswith("One reference only"):
-            warn(text)
+        warn(text)
     return prepared
 
 
