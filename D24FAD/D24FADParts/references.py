@@ -208,16 +208,16 @@ def _fileTraits(path):
 
 
 def _folderTraits(path):
-    from D24FADLib.imaging.reading import list_series
+    from D24FADLib.dicom.library import open_library
 
-    series = list_series(path)
+    found = [series for series in open_library(path, ":memory:").series if series.frames]
     name = os.path.basename(path)
-    if not series:
+    if not found:
         raise InputError(_("{name} holds no images that can be read.").format(name=name))
-    if len(series) > 1:
+    if len(found) > 1:
         text = _("{name} holds {count} DICOM series. Import it into the DICOM database and choose one there.")
-        raise InputError(text.format(name=name, count=len(series)))
-    return Traits(modality=series[0].modality, slices=series[0].slices)
+        raise InputError(text.format(name=name, count=len(found)))
+    return found[0].traits()
 
 
 def describe(reason):

@@ -158,7 +158,11 @@ class Catalog:
         if len(fit) == 1:
             return fit[0]
         if not fit:
-            raise InputError(f"{self.name}: no DICOM images in it. Choose the folder of a DICOM series.")
+            why = "no files in it" if not self.files_known else "no DICOM images in it"
+            seen = [str(problem) for problem in self.problems[:3]]
+            seen += [f"series {entry.uid}: {entry.content}" for entry in self.series[: 3 - len(seen)]]
+            advice = "Choose the folder of a DICOM series, or, for another format, the image file itself."
+            raise InputError("\n  ".join([f"{self.name}: {why}. {advice}", *seen]))
         lines = [f"  {e.uid}  {e.modality or 'no modality'}, {e.slices} slices" for e in fit[:20]]
         raise InputError("\n".join([f"{self.name}: holds {len(fit)} series. Choose one by its UID:", *lines]))
 

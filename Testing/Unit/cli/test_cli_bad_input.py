@@ -102,7 +102,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "text as NIfTI": (text, "text.nii.gz", "(?i)not a.*nifti"),
     "truncated": (truncated, "cut.nrrd", "(?i)cut off|damaged|truncated"),
     "two series": (two_series, "export", r"1\.2\.3\.1(.|\n)*1\.2\.3\.2"),
-    "an empty folder": (lambda p: p.mkdir() or p, "folder", "folder is empty.*Choose"),
+    "an empty folder": (lambda p: p.mkdir() or p, "folder", "no files in it.*Choose"),
 }
 
 
