@@ -18,8 +18,8 @@ the others, so that no support is judged by itself.
 
 Last, z is made to keep its word. Pooled deviations of a few studies are not normal, so z is taken through the
 monotone curve that gives the supports' own z the quantiles of a standard normal at `LEVELS` (straight beyond
-them), drawn towards the curve of other organs (`priors`) as far as K references are few: a z above 1.64 then is
-what 5 % of a normal study's positions reach, above 2.33 1 %.
+them), drawn towards the curve of other organs (`priors`) as far as K references are few: a z above 1.64
+then is what 5 % of a normal study's positions reach, above 2.33 1 %.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Calibration:
 
 
 def to_normal(z: NDArray[np.float32], knots: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The monotone curve through the knots: below the first a shift, beyond the last the last stretch's slope."""
+    """The monotone curve through the knots: below the first a shift, beyond the last the last stretch's
+    slope."""
     levels = ndtri(np.asarray(LEVELS))
     scaled = np.interp(z, knots, levels)
     slope = (levels[-1] - levels[-3]) / max(knots[-1] - knots[-3], _LEAST_STEP)

@@ -14,6 +14,7 @@ reference, counted from 1. `value` is the number that the check looked at, None 
 | empty | refuse | share of the image that is no air |
 | unsuitable | refuse | distance to the nearest reference over the largest usual one (`resemblance`) |
 | mirrored | warn | correlation of left-right asymmetries (`mirrored`) |
+| unlearned | info | - |
 | uncalibrated | warn | number of different references |
 | unjudged | info | share of the body that was not judged |
 | input | warn | what tags, grids and grey values say |

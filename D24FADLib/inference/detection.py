@@ -19,8 +19,9 @@ class Finding:
 
     false_positives: how many findings with a peak this high a normal study has on average, as far as the
     references tell; None where the map is not calibrated. What explains it (`explain`), of the ten strongest:
-    weights: of each reference in its slice; residuals: 1 - cosine of the teacher's features at its peak to the
-    nearest reference, at strides 4, 8 and 16; nearest_reference: the one most like it there, counted from 1.
+    weights: of each reference in its slice; residuals: 1 - cosine of the teacher's features at its peak to
+    the nearest reference, at strides 4, 8 and 16; nearest_reference: the one most like it there, counted
+    from 1.
     """
 
     rank: int
@@ -98,5 +99,6 @@ class Detection:
 
     @property
     def suitable(self) -> bool:
-        """False where no findings are given because the study does not resemble its references or is empty."""
+        """False where no findings are given because the study does not resemble its references or is
+        empty."""
         return not any(check.severity == REFUSE for check in self.checks)

@@ -52,6 +52,7 @@ def detect(
     from D24FADLib.inference.devices import choose_device, default_batch
     from D24FADLib.inference.dropping import among_all
     from D24FADLib.inference.explain import explain
+    from D24FADLib.inference.inputs import check_inputs
     from D24FADLib.inference.judging import judge
     from D24FADLib.inference.models import load_model, load_priors
     from D24FADLib.inference.reference_set import prepare_for
@@ -61,6 +62,7 @@ def detect(
     options = replace(options or DetectionOptions(), **changes)
     tell: Progress = progress or (lambda step, done, total: None)
     clock = _Clock()
+    misfits = check_inputs(query, supports, options.unsuitable_anyway)
     device = choose_device(options.device)
     tell("model", 0, 1)
     model, metadata = load_model(options.model)
@@ -108,7 +110,7 @@ def detect(
     place = _Placement(query, prepared)
     anomaly_map = place.volume(scored.scores, "anomaly_map")
     shares = among_all(_all_shares(compared.weights.mean(axis=1), prepared), judged.kept, len(supports))
-    checks = judged.checks([*prepared.warnings, *compared.notes, *([unlearned] if unlearned else [])])
+    checks = judged.checks([*misfits, *prepared.warnings, *compared.notes], unlearned)
     withheld = any(check.severity == REFUSE for check in checks) and not options.unsuitable_anyway
     findings, labels = find(
         anomaly_map, np.inf if withheld else threshold, prepared.plane, scored.min_volume_ml

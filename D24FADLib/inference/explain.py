@@ -1,7 +1,7 @@
 """Why a finding is one: against which references it was judged, and at which scale it departs from them.
 
-The finding's strongest slice is compared once more, teacher features alone and stride by stride: the residual to
-the nearest position of each reference (`residuals.nearest_residuals`) at the finding's peak.
+The finding's strongest slice is compared once more, teacher features alone and stride by stride: the
+residual to the nearest position of each reference (`residuals.nearest_residuals`) at the finding's peak.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from D24FADLib.inference.comparison import input_size, to_input
 from D24FADLib.inference.residuals import nearest_residuals
 
 if TYPE_CHECKING:
-    from D24FADLib.imaging.planes import Plane
-from D24FADLib.inference.comparison import Comparer
+    from D24FADLib.inference.comparison import Comparer
     from D24FADLib.inference.detection import Finding
     from D24FADLib.inference.preparation import Prepared
 
@@ -61,7 +60,8 @@ def _explained(
     with torch.inference_mode():
         for feature in comparer.encoder(images)[:3]:
             apart = nearest_residuals(feature[:, None], 1)[0, :, 0]  # (K, h, w)
-            y, x = (round(min(max(w, 0.0), 1.0) * (s - 1)) for w, s in zip(where, apart.shape[-2:], strict=True))
+            grid = apart.shape[-2:]
+            y, x = (round(min(max(w, 0.0), 1.0) * (s - 1)) for w, s in zip(where, grid, strict=True))
             at_peak.append(apart[:, y, x].cpu().numpy())
     stacked = np.stack(at_peak)  # (strides, K)
     return replace(

@@ -1,4 +1,5 @@
-"""Query and references compared, references checked against each other, and again without those that do not belong."""
+"""Query and references compared, references checked against each other, and again without those that do
+not belong."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from D24FADLib.inference.checks import INFO, WARN, Check, check_alignment, from_warnings
+from D24FADLib.inference.checks import INFO, REFUSE, WARN, Check, check_alignment, from_warnings
 from D24FADLib.inference.detection import SupportReport
 from D24FADLib.inference.dropping import among_all, only
 from D24FADLib.inference.duplicates import check_copies, repeated
@@ -30,8 +31,8 @@ _FEWEST = 2  # references that outliers leave
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """compared, scored: with the `kept` references. outlier_t: of each reference (NaN where it has none), as it stood
-    among those it was judged with; dropped: outliers and repeated ones."""
+    """compared, scored: with the `kept` references. outlier_t: of each reference (NaN where it has none),
+    as it stood among those it was judged with; dropped: outliers and repeated ones."""
 
     query: Volume
     supports: Sequence[Volume]
@@ -42,8 +43,9 @@ class Judged:
     outlier_t: list[float]
     observed: list[Check]
 
-    def checks(self, warnings: Sequence[str]) -> list[Check]:
-        """Everything observed, the gravest first; `warnings` are those of preparation and comparison."""
+    def checks(self, warnings: Sequence[str], unlearned: str = "") -> list[Check]:
+        """Everything observed, the gravest first; `warnings` are those of preparation and comparison,
+        `unlearned` says why the model has no calibration of its own."""
         names = [s.name for s in self.supports]
         copies = {check.subject for check in self.observed if check.code == "duplicate"}
         found = [
@@ -64,21 +66,23 @@ class Judged:
         if self.scored.calibration is None:
             text = "The map is a raw residual: a meaning needs at least two references."
             found.append(Check("uncalibrated", WARN, "query", text, float(len(self.kept))))
-        gravity = ("refuse", WARN, INFO)
+        if unlearned:
+            found.append(Check("unlearned", INFO, "query", unlearned))
+        gravity = (REFUSE, WARN, INFO)
         return sorted(found, key=lambda check: gravity.index(check.severity))
 
     def reports(self) -> tuple[SupportReport, ...]:
         """One for each reference, left out or not."""
         weights = among_all(self.compared.weights.mean(axis=(0, 1)), self.kept, len(self.supports))
-        own = [None] * len(self.supports)
+        own: list[float | None] = [None] * len(self.supports)
         if self.scored.calibration is not None and len(self.kept) > 2:
             for k, maps in zip(self.kept, self.scored.calibration.support_scores, strict=True):
-                own[k] = float(maps[self.scored.body].mean())  # type: ignore[call-overload]
+                own[k] = float(maps[self.scored.body].mean())
         out = {check.subject for check in self.observed if check.code == "stands-out"}
         return tuple(
             SupportReport(
-                support.name, moved.similarity, moved.overlap, float(weights[k]), own[k], k + 1 in out, moved.note,
-                None if np.isnan(self.outlier_t[k]) else self.outlier_t[k], k not in self.kept,
+                support.name, moved.similarity, moved.overlap, float(weights[k]), own[k], k + 1 in out,
+                moved.note, None if np.isnan(self.outlier_t[k]) else self.outlier_t[k], k not in self.kept,
             )
             for k, (support, moved) in enumerate(zip(self.supports, self.prepared.aligned, strict=True))
         )  # fmt: skip
@@ -95,8 +99,8 @@ def judge(
 ) -> Judged:
     """Compare, and check what can be checked; copies of a reference count once.
 
-    With `drop_outliers` the reference that stands out most is left out and the rest compared anew, as long as one
-    does and two are left.
+    With `drop_outliers` the reference that stands out most is left out and the rest compared anew, as long
+    as one does and two are left.
     """
     names = [s.name for s in supports]
     again = repeated(supports)
@@ -121,11 +125,12 @@ def judge(
         worst = kept.pop(int(np.argmax(t)))
         text = f"{names[worst]} stands out against the other references and was left out."
         dropped.append(Check("dropped", WARN, worst + 1, text, numbers[worst]))
+    looked_at = [0, *(k + 1 for k in kept)]
     observed = [
         *(
-            []
-            if vectors is None
-            else check_resemblance(query.name, vectors[[0, *(k + 1 for k in kept)]], priors.resemblance)
+            check_resemblance(query.name, vectors[looked_at], priors.resemblance)
+            if vectors is not None and priors.resemblance is not None
+            else []
         ),
         *check_quality(query, supports, prepared.plane),
         *check_copies(query, supports, prepared.query, prepared.supports),

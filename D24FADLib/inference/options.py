@@ -24,6 +24,7 @@ class DetectionOptions:
     drop_outliers: compare without the references that stand out against the others, as long as two are left.
     cache: keep converted networks in the user's cache folder. reference_cache: compare on the references'
     own grid and keep their features and voxels there too, for the next study (see `reference_set`).
+    unsuitable_anyway: go on with references that the suitability check refuses, where that is possible.
     """
 
     plane: Plane | None = None
@@ -39,6 +40,7 @@ class DetectionOptions:
     cache: bool = True
     reference_cache: bool = False
     drop_outliers: bool = False
+    unsuitable_anyway: bool = False
 
     def __post_init__(self) -> None:
         # Names do as well as members.

@@ -1,13 +1,13 @@
 """References that stand out against the others.
 
-Each reference has two numbers that the others' should resemble: the log of its mean residual against them, and the
-log of its mean distance to them as a whole (`resemblance`). Each is standardised by the others' (`predictive`); the
-larger t decides, against the limit that 5 % of normal references of other organs exceed.
+Each reference has two numbers that the others' should resemble: the log of its mean residual against them,
+and the log of its mean distance to them as a whole (`resemblance`). Each is standardised by the others'
+(`predictive`); the larger t decides, against the limit that 5 % of normal references of other organs exceed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ def map_scores(left_out: NDArray[np.float32]) -> list[float]:
     ]
 
 
-def standing_out(numbers: dict[str, Sequence[float]], priors: Priors) -> list[float] | None:
+def standing_out(numbers: Mapping[str, Sequence[float]], priors: Priors) -> list[float] | None:
     """The larger t of each reference, of its numbers by name (MAP, WHOLE); None with fewer than three."""
     found = [
         outlyingness(values, priors.outlier.get(name, _DEFAULTS[name])) for name, values in numbers.items()
@@ -42,8 +42,8 @@ def check_outliers(names: Sequence[str], t: Sequence[float] | None, limit: float
     return [
         Check(
             "stands-out", WARN, k,
-            f"{name} stands out against the other references ({value:.1f} standard deviations): is it normal, "
-            "and of the same protocol?",
+            f"{name} stands out against the other references ({value:.1f} standard deviations): is it "
+            "normal, and of the same protocol?",
             value,
         )
         for k, (name, value) in enumerate(zip(names, t or (), strict=False), start=1)

@@ -8,11 +8,11 @@ al., Bayesian Data Analysis, 3rd ed., sections 2.6 and 3.2):
 
     T = (x - mean(x_k) - shift) / (widening * sqrt(v * (1 + 1 / K))),    v = (spread^2 + (K - 1) s^2) / K
 
-The x_k share references: they vary less among themselves, and lie a little higher, than a further study's, and
-no set of scores is quite normal. So shift, widening and the degrees of freedom are those with which the normals of
-other organs, each weighing the same, exceed T's 5 % and 1 % quantiles in 5 % and 1 % of cases. The spread is kept
-small, as organs differ threefold in it: a strong prior is wrong for each of them. T rises with x: no order
-among studies changes. K = 1 has no x_k and no answer.
+The x_k share references: they vary less among themselves, and lie a little higher, than a further study's,
+and no set of scores is quite normal. So shift, widening and the degrees of freedom are those with which
+the normals of other organs, each weighing the same, exceed T's 5 % and 1 % quantiles in 5 % and 1 % of
+cases. The spread is kept small, as organs differ threefold in it: a strong prior is wrong for each of
+them. T rises with x: no order among studies changes. K = 1 has no x_k and no answer.
 """
 
 from __future__ import annotations

@@ -40,10 +40,10 @@ class Resemblance:
 class Priors:
     """Learned across organs.
 
-    scores: of the study's score, by its kind (`study_score`) and the number of references. knots: z of a reference's own map at the
-    `calibration.LEVELS`, by number of references. findings: how many findings a further normal study has for
-    each one of a reference. outlier: of a reference's own scores; outlier_limit: of their t.
-    about: how it was made.
+    scores: of the study's score, by its kind (`study_score`) and the number of references. knots: z of a
+    reference's own map at the `calibration.LEVELS`, by number of references. findings: how many findings a
+    further normal study has for each one of a reference. outlier: of a reference's own scores;
+    outlier_limit: of their t. about: how it was made.
     """
 
     scores: dict[str, dict[int, ScorePrior]] = field(default_factory=dict)

@@ -32,7 +32,8 @@ _LEAST_FILLED = 0.01  # of the voxels
 
 @dataclass(frozen=True)
 class Quality:
-    """noise, detail: shares of the tissue's range of grey values; filled: share of voxels that are not flat."""
+    """noise, detail: shares of the tissue's range of grey values; filled: share of voxels that are not
+    flat."""
 
     noise: float
     detail: float
@@ -78,7 +79,7 @@ def check_quality(query: Volume, supports: Sequence[Volume], plane: Plane) -> li
         found.append(
             Check(
                 "empty", REFUSE, QUERY,
-                f"{query.name} is empty: {measured[0].filled:.1%} of it shows anything. Choose another series.",
+                f"{query.name} is empty: {measured[0].filled:.1%} of it shows anything. Choose another one.",
                 measured[0].filled,
             )
         )  # fmt: skip

@@ -1,13 +1,14 @@
 """Does a study resemble its references at all? A query of another organ is no anomaly.
 
 A study's descriptor is what the frozen teacher sees in it, averaged over positions (and a few slices): the
-channel means at strides 8, 16 and 32, each part less the mean over many organs and scaled to length 1. Centred
-directions of different organs point far apart, those of one protocol together, with or without a lesion. Read off:
+channel means at strides 8, 16 and 32, each part less the mean over many organs and scaled to length 1.
+Centred directions of different organs point far apart, those of one protocol together, with or without a
+lesion. Read off:
 
     r = log min_k |d(query) - d(reference k)|  -  shrinkage * mean_j log min_{k != j} |d(j) - d(k)|
 
-Above `limit`, learned across organs, the study is unsuitable. Slices are taken small (128 pixels): what an image
-shows needs no detail.
+Above `limit`, learned across organs, the study is unsuitable. Slices are taken small (128 pixels): what an
+image shows needs no detail.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def check_resemblance(name: str, vectors: NDArray[np.float64], space: Resemblanc
     if value <= space.limit:
         return []
     text = (
-        f"{name} does not resemble its references: another organ, view or kind of image? What the map shows is not "
-        "about anomalies, and no findings are given."
+        f"{name} does not resemble its references: another organ, view or kind of image? What the map shows "
+        "is not about anomalies, and no findings are given."
     )
     return [Check("unsuitable", REFUSE, QUERY, text, float(np.exp(value - space.limit)))]

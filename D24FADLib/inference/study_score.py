@@ -1,7 +1,8 @@
 """The number that says how unusual a whole study is, computed alike for the study and for its references.
 
-A picture's is the log of the mean of its highest residuals, uncorrected by place: references of unaligned pictures
-say little about single places. A volume's is the robust maximum of its calibrated map: lesions are small.
+A picture's is the log of the mean of its highest residuals, uncorrected by place: references of unaligned
+pictures say little about single places. A volume's is the robust maximum of its calibrated map: lesions
+are small.
 """
 
 from __future__ import annotations
