@@ -41,7 +41,7 @@ _MIN_SPREAD = 0.05  # of log residuals: identical supports must not divide by ze
 _SCORE_SHARE = 5e-4  # of the positions: the study's score is the mean of the highest
 _DEPTHS_MM = (0.0, 3.0, 6.0, 10.0, 16.0)  # lower ends of the depth classes
 LEVELS = (0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)  # quantiles that z is made to keep
-_LEARNED_WORTH = 4.0  # references that the other organs' curve counts for
+LEARNED_WORTH = 4.0  # references that the other organs' curve counts for
 _LEAST_STEP = 1e-3  # between the curve's points
 
 
@@ -113,12 +113,15 @@ def depth_class(depth_mm: NDArray[np.float32]) -> NDArray[np.intp]:
 
 
 def calibrate(
-    left_out: NDArray[np.float32], pitch_mm: Sigma, learned: NDArray[np.float64] | None = None
+    left_out: NDArray[np.float32],
+    pitch_mm: Sigma,
+    learned: NDArray[np.float64] | None = None,
+    worth: float = LEARNED_WORTH,
 ) -> Calibration:
     """Fit to the supports' smoothed residuals (K, n, h, w), K >= 2, NaN outside each support's own body.
 
     pitch_mm: distance of neighbouring positions along slice, row, column. learned: the knots of other organs'
-    supports, None where there are none.
+    supports, None where there are none; worth: references that they count for, infinity for them alone.
     """
     valid = ~np.isnan(left_out)
     filled = np.where(valid, _log(np.where(valid, left_out, 1.0)), 0.0).astype(np.float32)
@@ -149,7 +152,7 @@ def calibrate(
     own = (deviations / spread[classes]).astype(np.float32)
     knots = own_knots(own[valid])
     if learned is not None:
-        share = _LEARNED_WORTH / (_LEARNED_WORTH + len(filled))
+        share = 1.0 / (1.0 + len(filled) / worth)
         knots = (1 - share) * knots + share * learned
     support_scores = np.where(valid, to_normal(own, knots), 0.0).astype(np.float32)
     local, by_depth = fit(everyone)
@@ -190,13 +193,18 @@ def findings_above(
 
 
 def threshold_for(
-    support_scores: NDArray[np.float32], false_positives: float, min_size: int, structure: NDArray[np.bool_]
+    support_scores: NDArray[np.float32],
+    false_positives: float,
+    min_size: int,
+    structure: NDArray[np.bool_],
+    floor: float = 2.0,
 ) -> float:
     """The lowest z at which the supports have at most `false_positives` findings each on average.
 
-    min_size: positions below which a component is no finding. Not below 2, whatever the budget.
+    min_size: positions below which a component is no finding. Not below `floor`, whatever the budget.
     """
-    low, high = 2.0, max(3.0, float(support_scores.max()))
+    high = max(3.0, float(support_scores.max()))
+    low = max(floor, float(np.median(support_scores)))
 
     # Components can split as the threshold rises: start from the top and stop at the first excess.
     candidates = np.linspace(high, low, 33)

@@ -4,7 +4,7 @@ not belong."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from D24FADLib.inference.preparation import Prepared
     from D24FADLib.inference.priors import Priors
 
+ITSELF = "the study itself"
 _UNJUDGED = 0.02  # share of the body from which on the reader is told
 _FEWEST = 2  # references that outliers leave
 
@@ -47,13 +48,12 @@ class Judged:
         """Everything observed, the gravest first; `warnings` are those of preparation and comparison,
         `unlearned` says why the model has no calibration of its own."""
         names = [s.name for s in self.supports]
-        copies = {check.subject for check in self.observed if check.code == "duplicate"}
         found = [
-            check
+            replace(check, code="duplicate", value=1.0) if ITSELF in check.message else check
             for check in from_warnings(warnings, names)
-            if not (check.subject in copies and "the study itself" in check.message)
         ]
-        found += self.observed
+        copies = {check.subject for check in found if check.code == "duplicate"}
+        found += [c for c in self.observed if not (c.code == "duplicate" and c.subject in copies)]
         if self.scored.unjudged > _UNJUDGED:
             found.append(
                 Check(
