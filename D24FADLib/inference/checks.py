@@ -33,6 +33,7 @@ from D24FADLib.imaging.alignment import Alignment
 
 if TYPE_CHECKING:
     from D24FADLib.imaging.alignment import AlignedSupport
+    from D24FADLib.imaging.volume import Volume
 
 INFO, WARN, REFUSE = "info", "warn", "refuse"
 QUERY = "query"
@@ -63,6 +64,19 @@ def from_warnings(warnings: Sequence[str], names: Sequence[str]) -> list[Check]:
         numbers = [n for n, name in enumerate(names, start=1) if re.match(re.escape(name) + r"\b", text)]
         found.append(Check("input", WARN, numbers[0] if len(numbers) == 1 else QUERY, text))
     return found
+
+
+def check_patients(query: Volume, supports: Sequence[Volume]) -> list[Check]:
+    """References that are other series of the query's own patient: the same disease may be in them."""
+    own = query.info.patient_key
+    return [
+        Check(
+            "same-patient", WARN, k,
+            f"{support.name} shows the study's own patient: what is abnormal in both will not be found.",
+        )
+        for k, support in enumerate(supports, start=1)
+        if own and support.info.patient_key == own
+    ]  # fmt: skip
 
 
 def check_alignment(names: Sequence[str], aligned: Sequence[AlignedSupport]) -> list[Check]:

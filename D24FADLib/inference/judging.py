@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from D24FADLib.inference.checks import INFO, REFUSE, WARN, Check, check_alignment, from_warnings
+from D24FADLib.inference.checks import (
+    INFO,
+    REFUSE,
+    WARN,
+    Check,
+    check_alignment,
+    check_patients,
+    from_warnings,
+)
 from D24FADLib.inference.detection import SupportReport
 from D24FADLib.inference.dropping import among_all, only
 from D24FADLib.inference.duplicates import check_copies, repeated
@@ -133,6 +141,7 @@ def judge(
             else []
         ),
         *check_quality(query, supports, prepared.plane),
+        *check_patients(query, supports),
         *check_copies(query, supports, prepared.query, prepared.supports),
         *check_outliers(names, numbers, priors.outlier_limit),
         *dropped,
