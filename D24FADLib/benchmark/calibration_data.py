@@ -34,7 +34,7 @@ class Workbench:
         self.method = ShippedMethod(network, about, "".join(about["sha256"].values()))
         self.splits = self._splits()
         self._cache = cache.expanduser()
-        self._store = FeatureStore(self._cache / "features")
+        self.store = FeatureStore(self._cache / "features")
         self._images, self._draws, self._seed, self._progress = images, draws, seed, progress
 
     def _splits(self) -> tuple[int, ...]:
@@ -59,13 +59,14 @@ class Workbench:
         tested: Sequence[Path] | None,
         shots: int,
         queries: int = QUERIES,
+        budget: float = 1.0,
     ) -> Draws:
         """See `normals.judge_draws`."""
         count = max(4, round(self._draws * _SHARE.get(shots, 1.0)))
         parts = (
             sorted(belongs_to(self.metadata).items(), key=str),
             [p.name for p in pool], [p.name for p in tested or ()],
-            shots, count, queries, self._seed,
+            shots, count, queries, self._seed, *((round(budget, 3),) if budget != 1.0 else ()),
         )  # fmt: skip
         file = self._cache / "calibration" / f"{name}-{shots}-{fingerprint(*parts)}.npz"
 
@@ -75,8 +76,8 @@ class Workbench:
         return kept(
             file,
             lambda: judge_draws(
-                self.method, self._store, pool, tested,
-                shots=shots, draws=count, queries=queries, seed=self._seed, progress=tell,
+                self.method, self.store, pool, tested,
+                shots=shots, draws=count, queries=queries, seed=self._seed, budget=budget, progress=tell,
             ),
         )  # fmt: skip
 

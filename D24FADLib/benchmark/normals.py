@@ -45,7 +45,8 @@ class Draws:
     supports (D, K), queries (D, Q): positions in the lists given. query_score (D, Q), support_score (D,
     K): of pictures (`study_score`). query_peaks (D, Q, PEAKS), support_peaks (D, K, PEAKS): highest z.
     knots (D, levels) of the supports' own z. histogram (D, Q, bins): of each query's z. findings (D, Q):
-    the queries' at the threshold at which the supports have one each. map_score (D, K): see `outliers`.
+    the queries' at the threshold at which the supports have one (or the budget asked for) each. map_score
+    (D, K): see `outliers`.
     """
 
     supports: NDArray[np.intp]
@@ -70,9 +71,13 @@ def judge_draws(
     draws: int,
     queries: int,
     seed: int,
+    budget: float = 1.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Draws:
-    """Supports from `pool`; queries from `tested`, or, where that is None, from the rest of the pool."""
+    """Supports from `pool`; queries from `tested`, or, where that is None, from the rest of the pool.
+
+    budget: findings that the supports have at the threshold of `Draws.findings`.
+    """
     rng = np.random.default_rng([seed, shots])
     own = store.load(method.encoder, pool)
     others = own if tested is None else store.load(method.encoder, tested)
@@ -95,7 +100,7 @@ def judge_draws(
         depth = depth_below_surface(np.ones((1, *maps.shape[1:]), bool), pitch)
         residual = smooth(maps, SIGMA)
         z = fitted.scores(residual, depth)
-        threshold = threshold_for(fitted.support_scores, 1.0, 2, structure, floor=-np.inf)
+        threshold = threshold_for(fitted.support_scores, budget, 2, structure, floor=-np.inf)
         for name, value in {
             "supports": chosen,
             "queries": judged,
