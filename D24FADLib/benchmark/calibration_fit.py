@@ -23,7 +23,8 @@ SHRINKAGE = 0.2  # of the distance to the references' own
 _SPREADS = {PICTURE: (0.005, 0.015, 0.03, 0.06, 0.1), VOLUME: (0.05, 0.15, 0.3, 0.5, 0.8)}
 _LEAST_FREEDOM, _MOST_FREEDOM = 1.5, 60.0
 _OUTLIER_RATE = 0.05  # of normal references that may be flagged
-_OWN, _OTHER = 0.99, 0.03  # quantiles of distances between which the limit of resemblance lies
+# The limit of resemblance lies a share of the way from this quantile of normals to this one of others.
+_OWN, _OTHER, _TOWARDS_OTHER = 0.99, 0.03, 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,18 +146,21 @@ def _outlier_limit(
 
 
 def _resemblance(organs: Sequence[OrganNormals], splits: Sequence[int]) -> Resemblance:
-    """The limit lies midway between what normals of the same organ hardly exceed and what others hardly
-    miss."""
+    """The limit lies between what normals of one organ hardly exceed and what other organs hardly miss."""
     centre = np.mean([o.descriptors.mean(axis=0) for o in organs], axis=0)
     vectors = [directions(o.descriptors, centre, splits) for o in organs]
-    own, other = [], []
+    own, alone, other = [], [], []
     for n, organ in enumerate(organs):
         draws = organ.draws[4]
         for chosen, held in zip(draws.supports, draws.queries, strict=True):
             references = vectors[n][chosen]
             own += [distance(vectors[n][q], references, SHRINKAGE) for q in held]
+            alone += [distance(vectors[n][q], references[:1], SHRINKAGE) for q in held]
             for m, stranger in enumerate(organs):
                 if stranger.organ != organ.organ:
-                    other += [distance(v, references, SHRINKAGE) for v in vectors[m][held % len(vectors[m])]]
-    limit = (np.quantile(own, _OWN) + np.quantile(other, _OTHER)) / 2
-    return Resemblance(centre, tuple(splits), float(limit), SHRINKAGE)
+                    asked = vectors[m][held % len(vectors[m])]
+                    other += [distance(v, references, SHRINKAGE) for v in asked]
+    usual = float(np.quantile(own, _OWN))
+    limit = usual + _TOWARDS_OTHER * (float(np.quantile(other, _OTHER)) - usual)
+    single = float(np.quantile(alone, _OWN)) - usual
+    return Resemblance(centre, tuple(splits), limit, SHRINKAGE, single)

@@ -27,13 +27,15 @@ class Resemblance:
     """The space in which a study is compared as a whole (see `resemblance`).
 
     centre: mean descriptor of the organs, channels in a row; splits: channels of each part; limit: of the
-    log distance, from which on a study is unsuitable; shrinkage: weight of the references' own distances.
+    log distance, from which on a study is unsuitable; shrinkage: weight of the references' own distances;
+    single: what is taken off the log distance to one reference alone.
     """
 
     centre: NDArray[np.float64]
     splits: tuple[int, ...]
     limit: float
     shrinkage: float
+    single: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +120,7 @@ def _priors(kept: Mapping[str, Any]) -> Priors:
             tuple(int(n) for n in space["splits"]),
             float(space["limit"]),
             float(space["shrinkage"]),
+            float(space["single"]),
         ),
         about=dict(kept.get("about", {})),
     )
@@ -142,6 +145,7 @@ def write_priors(folder: Path, priors: Priors, metadata: Mapping[str, Any]) -> P
         else {
             "limit": space.limit,
             "shrinkage": space.shrinkage,
+            "single": space.single,
             "splits": list(space.splits),
             "centre": [round(float(v), 5) for v in space.centre],
         },

@@ -68,12 +68,14 @@ def mean_logs(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.log(np.maximum(apart.sum(axis=1) / (len(vectors) - 1), _CLOSEST))
 
 
-def distance(query: NDArray[np.float64], references: NDArray[np.float64], shrinkage: float) -> float:
-    """r of the module's text, of directions (channels,) and (K, channels). One reference: without its second
-    term."""
-    nearest = float(np.linalg.norm(references - query, axis=1).min())
+def distance(
+    query: NDArray[np.float64], references: NDArray[np.float64], shrinkage: float, single: float = 0.0
+) -> float:
+    """r of the module's text, of directions (channels,) and (K, channels). Of one reference, which has no
+    distance of its own, `single` is taken off instead."""
+    nearest = float(np.log(max(float(np.linalg.norm(references - query, axis=1).min()), _CLOSEST)))
     own = nearest_logs(references)
-    return float(np.log(max(nearest, _CLOSEST)) - (shrinkage * own.mean() if own.size else 0.0))
+    return nearest - (shrinkage * float(own.mean()) if own.size else single)
 
 
 def describe(
@@ -93,7 +95,7 @@ def describe(
 
 def check_resemblance(name: str, vectors: NDArray[np.float64], space: Resemblance) -> list[Check]:
     """The study called unsuitable where it does not resemble its references."""
-    value = distance(vectors[0], vectors[1:], space.shrinkage)
+    value = distance(vectors[0], vectors[1:], space.shrinkage, space.single)
     if value <= space.limit:
         return []
     text = (

@@ -154,7 +154,9 @@ def organ(bench: Workbench, tasks: Sequence[Task], priors: Mapping[str, Priors])
                 strangers = [seen(o.name, "normal") for o in tasks if o.organ != task.organ]
                 asked["other organ"] = np.concatenate(strangers)
                 for kind, vectors in asked.items():
-                    called[kind] += [distance(v, references, space.shrinkage) > space.limit for v in vectors]
+                    called[kind] += [
+                        distance(v, references, space.shrinkage, space.single) > space.limit for v in vectors
+                    ]
             rows.append({"task": task.name, "K": shots, **{k: np.mean(v) for k, v in called.items()}})
     return rows
 
