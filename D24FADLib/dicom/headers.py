@@ -44,6 +44,8 @@ _TALKATIVE = {
     "libjpeg",
     "pylibjpeg",
     "rle",
+    "retrying",
+    "urllib3",
 }
 
 
