@@ -76,8 +76,8 @@ def _sides(orientation: Sequence[float]) -> tuple[str, ...]:
 
 
 def _shown_slices(anomaly_map: NDArray[Any], labels: NDArray[Any]) -> list[int]:
-    """Up to six slices, in order: the peaks of the strongest findings, then the highest of the map that do not
-    show the same once more."""
+    """Up to six slices, in order: the peaks of the strongest findings, then the highest of the map, not
+    next to another."""
     chosen: list[int] = []
     for rank in range(1, int(labels.max()) + 1):
         inside = np.where(labels == rank, anomaly_map, -np.inf)
