@@ -66,7 +66,7 @@ def detect(
     misfits = check_inputs(query, supports, options.unsuitable_anyway)
     device = choose_device(options.device)
     tell("model", 0, 1)
-    model, metadata = load_model(options.model)
+    model, metadata = load_model(options.model, options.force_model)
     about = metadata["d24fad"]
     priors, unlearned = load_priors(options.model, metadata)
     clock.lap("model")
@@ -112,6 +112,8 @@ def detect(
     place = _Placement(query, prepared)
     anomaly_map = place.volume(scored.scores, "anomaly_map")
     shares = among_all(_all_shares(compared.weights.mean(axis=1), prepared), judged.kept, len(supports))
+    if about.get("changed"):
+        misfits.append("The model's weights are not those that its metadata names: its results are unproven.")
     checks = judged.checks([*misfits, *prepared.warnings, *compared.notes], unlearned)
     withheld = any(check.severity == REFUSE for check in checks) and not options.unsuitable_anyway
     findings, labels = find(
