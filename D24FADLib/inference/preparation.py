@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from D24FADLib.errors import InputError
-from D24FADLib.imaging.alignment import AlignedSupport, Alignment, align_all
+from D24FADLib.imaging.alignment import AlignedSupport, Aligning, Alignment
 from D24FADLib.imaging.intensity import (
     choose_ct_window,
     foreground_mask,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from D24FADLib.imaging.volume import Volume
+    from D24FADLib.inference.options import DetectionOptions
 
 Box = tuple[slice, slice, slice]
 _MARGIN_MM = 6.0
@@ -57,19 +58,19 @@ class Home:
     canonical: sitk.Image
     transform: sitk.Transform
 
-    def bring(self, image: sitk.Image, to_the_edge: bool = False) -> sitk.Image:
-        """An image on the grid of comparison taken to the query's; beyond it 0 or, `to_the_edge`, as at its
-        border. Labels and colours are not for this."""
+    def bring(self, image: sitk.Image, per_slice: bool = False) -> sitk.Image:
+        """An image on the grid of comparison taken to the query's; beyond it 0. `per_slice`: each voxel has
+        the value of the slice that it was compared in, beyond the grid that of the nearest slice."""
         import SimpleITK as sitk
 
         return sitk.Resample(
             image,
             self.canonical,
             self.transform,
-            sitk.sitkLinear,
+            sitk.sitkNearestNeighbor if per_slice else sitk.sitkLinear,
             0.0,
             image.GetPixelID(),
-            useNearestNeighborExtrapolator=to_the_edge,
+            useNearestNeighborExtrapolator=per_slice,
         )
 
 
@@ -139,6 +140,29 @@ def check_inputs(query: Volume, supports: Sequence[Volume]) -> list[str]:
     return warnings
 
 
+def on_references_grid(query: Volume, supports: Sequence[Volume]) -> bool:
+    """Whether a study can be compared on its references' grid: volumes without colour, and two references."""
+    volumes = [query, *supports]
+    return len(supports) > 1 and not any(v.is_single_image or v.is_color for v in volumes)
+
+
+def begin_aligning(
+    query: Volume,
+    supports: Sequence[Volume],
+    options: DetectionOptions,
+    should_cancel: Callable[[], bool] | None = None,
+) -> Aligning:
+    """What `prepare_for` or `prepare_study` will wait for, so that the networks are loaded meanwhile: the
+    study onto the first reference where the references are kept, else the references onto the study."""
+    if options.reference_cache and options.cache and on_references_grid(query, supports):
+        return Aligning([query], supports[0], options.align or Alignment.AFFINE, should_cancel)
+    return Aligning(supports, query, _method(query, options.align), should_cancel)
+
+
+def _method(query: Volume, align: Alignment | None) -> Alignment:
+    return align or (Alignment.NONE if query.is_single_image else Alignment.AFFINE)
+
+
 def prepare_study(
     query: Volume,
     supports: Sequence[Volume],
@@ -147,10 +171,12 @@ def prepare_study(
     ct_window: str = "auto",
     progress: Callable[[str, int, int], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
+    aligning: Aligning | None = None,
 ) -> Prepared:
     """Align the supports, match their intensities and cut everything into slices of the plane.
 
-    `progress(step, done, total)`. Raises InputError (see `check_inputs`) and Cancelled.
+    `aligning`: where that has begun already. `progress(step, done, total)`. Raises InputError (see
+    `check_inputs`) and Cancelled.
     """
     warnings = check_inputs(query, supports)
     canonical = to_canonical(query.image)
@@ -160,14 +186,8 @@ def prepare_study(
     if modality == "CT" and window == "auto":
         window = choose_ct_window(canonical, mask, query.info.body_part)
     ready = prepare(canonical, modality, mask, window)
-    method = align or (Alignment.NONE if query.is_single_image else Alignment.AFFINE)
-    aligned = align_all(
-        supports,
-        query,
-        method,
-        progress=(lambda done, total: progress("align", done, total)) if progress else None,
-        should_cancel=should_cancel,
-    )
+    with aligning or Aligning(supports, query, _method(query, align), should_cancel) as begun:
+        aligned = begun.results((lambda done, total: progress("align", done, total)) if progress else None)
     plane = plane or default_plane(query)
     for support, moved in zip(supports, aligned, strict=True):
         if moved.note:
