@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from threading import Event
 from typing import TYPE_CHECKING
@@ -65,6 +65,12 @@ class AlignedSupport:
     overlap: float
     method: Alignment
     note: str = ""
+
+    def without_voxels(self) -> AlignedSupport:
+        """How it was aligned, once `image` and `inside` (then of one voxel) have served: they are large."""
+        import SimpleITK as sitk
+
+        return replace(self, image=sitk.Image([1, 1, 1], sitk.sitkUInt8), inside=np.ones((1, 1, 1), bool))
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,18 +134,19 @@ class Aligning:
 
     def results(self, progress: Callable[[int, int], None] | None = None) -> list[AlignedSupport]:
         """In order, when all are done. `progress(done, total)` is called in the calling thread, first with
-        done = 0. Raises Cancelled."""
-        total = len(self._futures)
+        done = 0. To be called once. Raises Cancelled."""
+        futures, self._futures = self._futures, []  # who waits owns them, and their memory
+        total = len(futures)
         if progress:
             progress(0, total)
-        pending = set(self._futures)
+        pending = set(futures)
         while pending:
             finished, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in finished:
                 future.result()
             if progress:
                 progress(total - len(pending), total)
-        return [future.result() for future in self._futures]
+        return [future.result() for future in futures]
 
 
 def align_all(

@@ -121,9 +121,11 @@ def _detect(
 
     tell("findings", 0, 1)
     place = _Placement(query, prepared)
+    shares = _all_shares(compared.weights.mean(axis=1), prepared)
+    expected_normal = place.expected_normal(shares)
+    prepared.forget_supports()
     anomaly_map = place.volume(scored.scores, "anomaly_map")
     findings, labels = find(anomaly_map, threshold, prepared.plane, scored.min_volume_ml)
-    shares = _all_shares(compared.weights.mean(axis=1), prepared)
     warnings = [*prepared.warnings, *compared.notes]
     reports = _support_reports(supports, prepared, scored, compared)
     warnings += [
@@ -145,7 +147,7 @@ def _detect(
         anomaly_map=anomaly_map,
         residual_map=place.volume(scored.residual, "residual_map"),
         weights=weights,
-        expected_normal=place.expected_normal(shares),
+        expected_normal=expected_normal,
         labels=labels,
         findings=findings,
         slices=(

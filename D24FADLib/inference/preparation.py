@@ -74,7 +74,7 @@ class Home:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Prepared:
     """Query and supports as slices of one plane, in [0, 1], on the query's canonical grid.
 
@@ -98,6 +98,10 @@ class Prepared:
     warnings: tuple[str, ...]
     home: Home | None = None
     references: KnownReferences | None = None
+
+    def forget_supports(self) -> None:
+        """Let go of the supports' voxels once they have served: most of what a large study needs."""
+        self.supports = self.covered = self.support_bodies = ()
 
     def support_body_on(self, grid: tuple[int, int]) -> NDArray[np.bool_]:
         """(K, n, h, w): each support's body in the box, on a feature grid."""
@@ -189,27 +193,23 @@ def prepare_study(
     with aligning or Aligning(supports, query, _method(query, align), should_cancel) as begun:
         aligned = begun.results((lambda done, total: progress("align", done, total)) if progress else None)
     plane = plane or default_plane(query)
-    for support, moved in zip(supports, aligned, strict=True):
-        if moved.note:
-            warnings.append(f"{support.name}: {moved.note}.")
-        else:
-            warnings += low_similarity(support.name, moved)
+    warnings += _said_of(supports, aligned)
 
-    def matched(pair: tuple[Volume, AlignedSupport]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        support, moved = pair
-        kind = guess_modality(support)
+    def matched(index: int) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+        moved, kind = aligned[index], guess_modality(supports[index])
         own_mask = foreground_mask(moved.image, kind) & moved.inside
-        return matched_to(moved, own_mask, ready, mask, kind, window), own_mask
+        array = matched_to(moved, own_mask, ready, mask, kind, window)
+        aligned[index] = moved.without_voxels()
+        return array, own_mask, moved.inside
 
-    arrays, bodies = [], []
-    # Two at a time: each holds some copies of the volume in double precision.
-    with ThreadPoolExecutor(2) as pool:
-        for index, (array, own_mask) in enumerate(pool.map(matched, zip(supports, aligned, strict=True))):
+    arrays, bodies, covered = [], [], []
+    with ThreadPoolExecutor(2) as pool:  # more would need memory rather than time
+        for index, (array, own_mask, inside) in enumerate(pool.map(matched, range(len(supports)))):
             if progress:
                 progress("prepare", index, len(supports))
             arrays.append(slices(array, plane))
             bodies.append(slices(own_mask, plane))
-    covered = [slices(moved.inside, plane) for moved in aligned]
+            covered.append(slices(inside, plane))
     if progress:
         progress("prepare", len(supports), len(supports))
     body = slices(mask, plane)
@@ -229,6 +229,13 @@ def prepare_study(
         spacing=spacing,
         warnings=tuple(warnings),
     )
+
+
+def _said_of(supports: Sequence[Volume], aligned: Sequence[AlignedSupport]) -> list[str]:
+    said = []
+    for support, moved in zip(supports, aligned, strict=True):
+        said += [f"{support.name}: {moved.note}."] if moved.note else low_similarity(support.name, moved)
+    return said
 
 
 def low_similarity(name: str, moved: AlignedSupport) -> list[str]:
