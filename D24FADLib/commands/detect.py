@@ -70,6 +70,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="sets the default threshold: findings that a normal study may have on average",
     )
     parser.add_argument(
+        "--drop-outliers",
+        action="store_true",
+        help="leave out references that stand out against the others, as long as two are left",
+    )
+    parser.add_argument(
         "--ct-window", default="auto", choices=["auto", "brain", "soft", "lung", "bone"], help="for CT"
     )
     parser.add_argument("--batch", type=int, metavar="N", help="slices compared at a time")
@@ -80,6 +85,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "folder and readable by you alone (see d24fad info)",
     )
     parser.add_argument("--no-cache", action="store_true", help="keep nothing and use nothing kept")
+    parser.add_argument(
+        "--unsuitable-anyway",
+        action="store_true",
+        help="go on with references that the suitability check refuses",
+    )
     parser.add_argument("--json", action="store_true", help="progress and result as JSON lines")
 
 
@@ -110,6 +120,8 @@ def options_from(args: argparse.Namespace) -> DetectionOptions:
         batch=args.batch,
         cache=not args.no_cache,
         reference_cache=args.reference_cache,
+        drop_outliers=args.drop_outliers,
+        unsuitable_anyway=args.unsuitable_anyway,
     )
 
 
@@ -138,7 +150,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
 
 def read_inputs(args: argparse.Namespace, reporter: Reporter) -> tuple[Volume, list[Volume], tuple[str, ...]]:
     """Query, supports and, where it is known, the DICOM files of the query."""
-    from D24FADLib.imaging.reading import read_volume
+    from D24FADLib.reading import read_study
 
     if args.dicom:
         if args.query or args.support:
@@ -150,21 +162,14 @@ def read_inputs(args: argparse.Namespace, reporter: Reporter) -> tuple[Volume, l
     if not args.query:
         raise InputError("no study was given: d24fad detect QUERY --support PATH ... --output DIR")
     total = 1 + len(args.support)
-    reporter.progress("read", 0, total)
-    files: tuple[str, ...] = ()
-    if args.dicom_output:
-        from D24FADLib.dicom.library import open_volume
-
-        query, notes, files = open_volume(args.query, args.series)
-        for note in notes:
-            reporter.warning(note)
-    else:
-        query = read_volume(args.query, args.series)
-    supports = []
-    for number, path in enumerate(args.support, start=1):
+    studies = []
+    for number, path in enumerate([args.query, *args.support]):
         reporter.progress("read", number, total)
-        supports.append(read_volume(path))
-    return query, supports, files
+        studies.append(read_study(path, args.series if number == 0 else None))
+        for note in studies[-1].notes:
+            reporter.warning(f"{studies[-1].volume.name}: {note}.")
+    query, *supports = studies
+    return query.volume, [support.volume for support in supports], query.dicom_files
 
 
 def summarise(detection: Detection, folder: Path, files: dict[str, Path]) -> dict[str, Any]:
@@ -176,6 +181,9 @@ def summarise(detection: Detection, folder: Path, files: dict[str, Path]) -> dic
         "threshold": detection.threshold,
         "calibrated": detection.calibrated,
         "min_volume_ml": detection.min_volume_ml,
+        "p_value": detection.p_value,
+        "suitable": detection.suitable,
+        "checks": detection.record["checks"],
         "findings": detection.record["findings"],
         "supports": detection.record["supports"],
         "seconds": detection.record["seconds"],
@@ -185,10 +193,12 @@ def summarise(detection: Detection, folder: Path, files: dict[str, Path]) -> dic
 
 def findings_text(detection: Detection, folder: Path, most: int = 5) -> str:
     """The strongest findings as a small table."""
+    from D24FADLib.inference.record import score_meaning
+
     count = len(detection.findings)
     lines = [
         f"{count} candidate finding{'s' * (count != 1)} above {detection.threshold:.2f} "
-        f"(study score {detection.score:.2f})"
+        f"(study score {detection.score:.2f}: {score_meaning(detection)})"
     ]
     if count:
         lines.append("rank   peak   volume ml    centre R, A, S mm        slice")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,11 +20,14 @@ from .geometry import Arrangement, arrange
 from .pixels import decode
 from .privacy import identity_words, withhold
 from .stacks import Stack, split
-from .traits import technical_tags
+from .technical import technical_tags
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
     from pydicom.dataset import Dataset
+
+
+_SALT = secrets.token_bytes(16)
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,8 @@ def _to_image(voxels: NDArray[Any], arrangement: Arrangement) -> sitk.Image:
 
     if voxels.ndim == 4 and (voxels[..., :1] == voxels).all():
         voxels = voxels[..., 0]
+    elif voxels.ndim == 4 and voxels.dtype == np.uint16:
+        voxels = (voxels // 257).astype(np.uint8)
     if voxels.dtype == np.float64:
         voxels = voxels.astype(np.float32)
     image = sitk.GetImageFromArray(np.ascontiguousarray(voxels), isVector=voxels.ndim == 4)
@@ -195,4 +202,13 @@ def _info(header: Dataset, arrangement: Arrangement, behind: Sequence[Frame]) ->
         series_uid=headers.uid(header, "SeriesInstanceUID") or "",
         frame_of_reference_uid=arrangement.frames[0].frame_of_reference_uid,
         tags=tags,
+        patient_key=_patient_key(header),
     )
+
+
+def _patient_key(header: Dataset) -> str:
+    """A keyed hash of PatientID and its issuer, "" without one. The key is this process's own."""
+    own = [headers.text(header, keyword) for keyword in ("PatientID", "IssuerOfPatientID")]
+    if not own[0]:
+        return ""
+    return hashlib.blake2b("\0".join(own).encode("utf-8", "replace"), key=_SALT, digest_size=12).hexdigest()
