@@ -20,13 +20,13 @@ from D24FADLib.inference.undisturbed import undisturbed
 def interrupting(monkeypatch: pytest.MonkeyPatch):
     """SIGINT is sent at the n-th move of a file into the output folder."""
 
-    def at(number: int) -> None:
+    def at(number: int, folder: Path) -> None:
         moves = 0
         real = os.replace
 
         def replace(a, b) -> None:
             nonlocal moves
-            moves += 1
+            moves += Path(b).parent == folder
             if moves == number:
                 signal.raise_signal(signal.SIGINT)
             real(a, b)
@@ -45,7 +45,7 @@ def test_an_interruption_while_files_move_over_comes_after_them(
     names = {p.name for p in folder.iterdir()}
     for path in folder.iterdir():
         path.write_bytes(b"of an earlier run")
-    interrupting(number)
+    interrupting(number, folder)
     with pytest.raises(KeyboardInterrupt):
         write_outputs(detected, folder, overwrite=True)
     assert {p.name for p in folder.iterdir()} == names
