@@ -72,6 +72,7 @@ def _detect(
     from D24FADLib.inference.inputs import check_inputs
     from D24FADLib.inference.judging import judge
     from D24FADLib.inference.models import load_model, load_priors
+    from D24FADLib.inference.pictures import PictureEvidence
     from D24FADLib.inference.reference_set import prepare_for
     from D24FADLib.inference.runtimes import choose_encoder
     from D24FADLib.inference.slice_scores import scores_of_slices
@@ -81,7 +82,7 @@ def _detect(
     misfits = check_inputs(query, supports, options.unsuitable_anyway)
     device = choose_device(options.device)
     tell("model", 0, 1)
-    model, metadata = load_model(options.model)
+    model, metadata = load_model(options.model, options.force_model)
     about = metadata["d24fad"]
     priors, unlearned = load_priors(options.model, metadata)
     clock.lap("model")
@@ -96,7 +97,8 @@ def _detect(
         options.precision,
         workers_on(device),
     )
-    comparer = Comparer(model, Evidence(**about.get("evidence", {})), device, encoder)
+    pictures = PictureEvidence.of(about.get("pictures"))
+    comparer = Comparer(model, Evidence(**about.get("evidence", {})), device, encoder, pictures)
     size = int(about.get("input_size", 256))
     batch = options.batch or default_batch(device, 1 + len(supports))
     prepared = prepare_for(
@@ -128,12 +130,14 @@ def _detect(
     place = _Placement(query, prepared)
     anomaly_map = place.volume(scored.scores, "anomaly_map")
     shares = among_all(_all_shares(compared.weights.mean(axis=1), prepared), judged.kept, len(supports))
+    if about.get("changed"):
+        misfits.append("The model's weights are not those that its metadata names: its results are unproven.")
     checks = judged.checks([*misfits, *prepared.warnings, *compared.notes], unlearned)
     withheld = any(check.severity == REFUSE for check in checks) and not options.unsuitable_anyway
     findings, labels = find(
         anomaly_map, np.inf if withheld else threshold, prepared.plane, scored.min_volume_ml
     )
-    findings = explain(scored.rated(findings), prepared, comparer, size, shares)
+    findings = explain(scored.rated(findings), prepared, comparer, size, shares, compared.levels)
     unusual = scored.unusual()
     expected_normal = place.expected_normal(shares)
     prepared.forget_supports()

@@ -17,6 +17,7 @@ from pathlib import Path
 from D24FADLib.errors import OutputError
 from D24FADLib.imaging.writing import SegmentDescription, write_segmentation, write_volume
 from D24FADLib.inference.detection import Detection
+from D24FADLib.inference.undisturbed import undisturbed
 
 # What a run may leave in its folder; with overwrite, older ones of these are removed and nothing else.
 _OWN_FILES = (
@@ -101,27 +102,41 @@ def _draw(detection: Detection, path: Path) -> None:
 
 @contextmanager
 def _written_aside(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside the output; its files move over when the body ends well."""
+    """A hidden folder beside the output; its files move over, all of them, when the body ends well."""
+    aside: Path | None = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".d24fad-", dir=folder.parent))
-    except OSError as error:
-        raise OutputError(f"{folder.name}: cannot be created ({error.strerror})") from None
-    try:
-        yield aside
-        if folder.is_dir():
-            for pattern in _OWN_FILES:
-                for stale in folder.glob(pattern):
-                    stale.unlink()
-            for file in aside.iterdir():
-                os.replace(file, folder / file.name)
-        else:
-            os.chmod(aside, 0o777 & ~_umask())
-            os.replace(aside, folder)
-    except OSError as error:
-        raise OutputError(f"{folder.name}: cannot be written ({error.strerror}); is the disk full?") from None
+        try:
+            with undisturbed():
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                aside = Path(tempfile.mkdtemp(prefix=".d24fad-", dir=folder.parent))
+        except OSError as error:
+            raise OutputError(f"{folder.name}: cannot be created ({error.strerror})") from None
+        try:
+            yield aside
+            with undisturbed():
+                _move_over(aside, folder)
+        except OSError as error:
+            raise OutputError(
+                f"{folder.name}: cannot be written ({error.strerror}); is the disk full?"
+            ) from None
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        with undisturbed():
+            if aside is not None:
+                shutil.rmtree(aside, ignore_errors=True)
+
+
+def _move_over(aside: Path, folder: Path) -> None:
+    if not folder.is_dir():
+        os.chmod(aside, 0o777 & ~_umask())
+        os.replace(aside, folder)
+        return
+    new = {file.name for file in aside.iterdir()}
+    for file in aside.iterdir():
+        os.replace(file, folder / file.name)
+    for pattern in _OWN_FILES:
+        for stale in folder.glob(pattern):
+            if stale.name not in new:
+                stale.unlink()
 
 
 def _umask() -> int:
