@@ -130,7 +130,7 @@ def part_gpu(args: argparse.Namespace) -> list[Row]:
         note = "no CUDA card here: these figures, and everything on CUDA and MPS, are untested on hardware"
         return [{"note": note}, *roofline(4, 256)]
     device = torch.device("cuda")
-    rows = per_slice(64, 256, args.repeat, (4,), device)
+    rows = per_slice(256, 256, args.repeat, (4,), device)
     name = torch.cuda.get_device_name(device)
     return [{"device": name, "slices_per_s": 1e3 / r["ms"] if "ms" in r else None, **r} for r in rows] + [
         *roofline(4, 256)
