@@ -65,13 +65,15 @@ def write_outputs(
     }
     total = len(volumes) + 2
     with _written_aside(folder) as aside:
-        # Compressing takes a core: two files at a time.
+        # Compressing takes a core and so does drawing: two things at a time.
         with ThreadPoolExecutor(2) as pool:
+            drawn = pool.submit(_draw, detection, aside / "overview.png")
             written = pool.map(write_volume, volumes.values(), [aside / f"{role}.nrrd" for role in volumes])
             for done in range(len(volumes)):
                 if progress:
                     progress(done, total)
                 next(written)
+            drawn.result()
         segments = [
             SegmentDescription(f"Finding {f.rank}", f.rank, finding_color(f.rank)) for f in detection.findings
         ]
@@ -82,17 +84,20 @@ def write_outputs(
         (aside / "run.json").write_text(record + "\n", encoding="utf-8")
         if progress:
             progress(total - 1, total)
-        # Slicer's Python comes without matplotlib, and its panel shows the volumes themselves.
-        if importlib.util.find_spec("matplotlib") is not None:
-            from D24FADLib.inference.overview import draw_overview
-
-            draw_overview(detection, aside / "overview.png")
         names = sorted(p.name for p in aside.iterdir())
         if progress:
             progress(total, total)
     # findings.csv and findings.seg.nrrd are two files
     roles = {"findings.seg.nrrd": "segmentation"}
     return {roles.get(name, name.split(".")[0]): folder / name for name in names}
+
+
+def _draw(detection: Detection, path: Path) -> None:
+    # Slicer's Python comes without matplotlib, and its panel shows the volumes themselves.
+    if importlib.util.find_spec("matplotlib") is not None:
+        from D24FADLib.inference.overview import draw_overview
+
+        draw_overview(detection, path)
 
 
 @contextmanager
