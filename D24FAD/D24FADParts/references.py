@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 from D24FADLib.errors import InputError
 from D24FADLib.references.fit import Misfit, Reason, Traits, reasons_against, traits_of_grid, weighting_of
 
-from . import geometry, placement, settings, tags
+from . import geometry, placement, settings, tags, views
 
 ADVISED_LEAST, ADVISED_MOST = 2, 8
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -258,7 +258,9 @@ def loadSeries(uid):
     if not loaded:
         from DICOMLib import DICOMUtils
 
-        made = [slicer.mrmlScene.GetNodeByID(nodeId) for nodeId in DICOMUtils.loadSeriesByUID([uid]) or []]
+        with views.held():
+            ids = DICOMUtils.loadSeriesByUID([uid]) or []
+        made = [slicer.mrmlScene.GetNodeByID(nodeId) for nodeId in ids]
         # Some plugins make volumes that do not say which instances they are of.
         loaded = _volumesOfSeries(uid) or [node for node in made if _isVolume(node)]
     return loaded

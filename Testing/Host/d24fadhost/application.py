@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,12 +186,12 @@ class Application:
     applicationName = "Slicer test host"
 
     def __init__(self, host: Host) -> None:
-        import tempfile
-
         self._host = host
         self._layout: LayoutManager | None = None
         self._io = CoreIOManager()
-        self.temporaryPath = os.environ.get("D24FAD_HOST_TMP", tempfile.gettempdir())
+        # Of its own, as Slicer's is: the cache's upkeep goes through all that lies in it.
+        self._temporary = tempfile.TemporaryDirectory(prefix="d24fad-host-")
+        self.temporaryPath = self._temporary.name
         self._settings: Any = None
 
     def layoutManager(self) -> LayoutManager:
