@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from d24fadhost.fixtures import behaving, left_in
+from d24fadhost.fixtures import SCREENSHOTS, behaving, left_in
 from PySide6 import QtCore, QtWidgets
 from PySide6.QtTest import QTest
 
@@ -400,8 +400,11 @@ def test_missing_packages_are_asked_for_first(loaded, host, screenshot):
     missing = [dependencies.Package("torch", "no_such_torch", "torch>=2.1", 220)]
     panel.logic.missingPackages = lambda: missing
     host.answers.append(qt.QMessageBox.Cancel)
+    host.picture = str(SCREENSHOTS / "11-install.png")
     click(panel.ui.applyButton)
+    host.picture = ""
     assert "torch, about 220 MB" in host.messages[0]
+    assert host.buttons[0] == ["Install", "Cancel"]
     assert "numpy and SimpleITK are not touched" in host.messages[0]
     assert "Nothing was installed" in panel.ui.runMessage.text
     assert not panel.logic.isRunning()

@@ -118,7 +118,7 @@ class RunStep:
         missing = self._logic.missingPackages()
         if not missing:
             return True
-        if not dialogs.confirm(dependencies.question(missing), _("D24FAD")):
+        if not dialogs.confirmInstall(self._ui.applyButton, dependencies.question(missing)):
             text = _("Nothing was installed. The detector needs these packages to run.")
             messages.show(self._ui.runMessage, text, "warning")
             return False
