@@ -242,6 +242,11 @@ class DetectionApi:
         if node is not None:
             segmentation.select(node, finding.segmentId, found.query)
 
+    def judgedBy(self, rank):
+        """[(reference, its weight in the slice of this finding)], the weightiest first."""
+        found = self.results()
+        return next((found.judgedBy(one) for one in found.findings if one.rank == rank), [])
+
     def jumpToSlice(self, number):
         """Move the slice views to a slice of the study."""
         found = self.results()

@@ -91,8 +91,15 @@ class OutcomeReader:
             warnings=[str(text) for text in self._summary.get("warnings") or []],
             references=self._references,
             score=float(_find("score", self._summary, record, default=0.0)),
+            budget=self._budget(record),
             leastVoxels=self._leastVoxels(float(_find("min_volume_ml", self._summary, record, default=0))),
         )
+
+    def _budget(self, record):
+        """What the threshold was chosen by; 0 where it was not chosen by the references."""
+        if not _find("calibrated", self._summary, record):
+            return 0.0
+        return float(_find("false_positives_per_study", record, default=0.0))
 
     def _leastVoxels(self, milliliters):
         """What the detector leaves out as too small, in voxels of the study; as it counts them."""

@@ -1,4 +1,4 @@
-"""What went wrong, and the way out, in a sentence or two for the reader."""
+"""What went wrong and the way out, and what numbers mean: in a sentence or two for the reader."""
 
 from dataclasses import dataclass
 
@@ -63,3 +63,25 @@ def gone(what):
 
 def _wayOutOfMemory():
     return _("Try a smaller batch, or the CPU as device (Advanced).")
+
+
+def threshold(about, value):
+    """What the threshold means, for the reader who moves it; `about` is `results.Results.about`."""
+    if not about.get("calibrated"):
+        return _("With one reference nothing says what is normal variation: the threshold is a guess.")
+    budget, chosen = about.get("budget"), float(about.get("threshold", value))
+    if not budget:
+        return ""
+    said = _("At {threshold}, a normal study has at most {budget} on average, judging by the references.")
+    many = _("1 false finding") if budget == 1 else _("{count} false findings").format(count=f"{budget:g}")
+    if abs(value - chosen) < 0.005:
+        said = _("Here, a normal study has at most {budget} on average, judging by the references.")
+    return said.format(threshold=f"{chosen:.2f}", budget=many)
+
+
+def judgedBy(number, weights):
+    """Against which references the slice of a finding was judged; `weights` as `Results.judgedBy` gives."""
+    if not weights:
+        return ""
+    said = ", ".join(f"{name} ({weight:.2f})" for name, weight in weights)
+    return _("Slice {number} was judged against {references}.").format(number=number, references=said)

@@ -44,6 +44,7 @@ class Outcome:
     references: list  # (name, key) of each reference, in the order of the weights
     score: float = 0.0
     leastVoxels: int = 1
+    budget: float = 0.0  # findings that a normal study may have on average at the threshold; 0: unknown
 
 
 class Results:
@@ -74,7 +75,8 @@ class Results:
 
     @property
     def about(self):
-        """{threshold, calibrated, plane, score, warnings, lowest, highest, leastVoxels} of the run."""
+        """{threshold, calibrated, plane, score, warnings, lowest, highest, leastVoxels, budget, references}
+        of the run."""
         return settings.getJson(self._node, "Result", {})
 
     @property
@@ -103,6 +105,16 @@ class Results:
     @property
     def unit(self):
         return _("SD") if self.about.get("calibrated") else ""
+
+    def judgedBy(self, finding):
+        """[(reference, its weight in the finding's slice)], the weightiest first; [] where it is not known."""
+        scores, names = self.node(SCORES), self.about.get("references", [])
+        weights = []
+        for number, name in enumerate(names, 1):
+            column = tables.columnValues(scores, tables.weightTitle(number, name)) if scores else []
+            if finding.slice < len(column) and np.isfinite(column[finding.slice]):
+                weights.append((name, float(column[finding.slice])))
+        return sorted(weights, key=lambda pair: -pair[1])
 
     def sliceAxis(self):
         return geometry.sliceAxis(geometry.ijkToLocal(self.query), self.about.get("plane", "axial"))
@@ -141,6 +153,8 @@ class Results:
                 "lowest": self._finder.lowest,
                 "highest": self._finder.highest,
                 "leastVoxels": outcome.leastVoxels,
+                "budget": outcome.budget,
+                "references": [name for name, _key in outcome.references],
             },
         )
         yield

@@ -10,6 +10,7 @@ DEFAULTS = {
     "Device": "auto",
     "Model": "",
     "Batch": "0",
+    "FalseFindings": "1.0",
     "KeepPrevious": "false",
     "ShowDate": "false",
     "Opacity": "0.6",
@@ -41,6 +42,7 @@ def options(parameterNode):
         device=get(parameterNode, "Device"),
         model=get(parameterNode, "Model"),
         batch=batch or None,
+        false_positives_per_study=float(get(parameterNode, "FalseFindings")),
     )
 
 

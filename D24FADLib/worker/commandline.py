@@ -16,6 +16,7 @@ class DetectOptions:
     model: str = ""
     batch: int | None = None
     threshold: float | None = None
+    false_positives_per_study: float | None = None
 
 
 def detect_arguments(query: str, supports: Sequence[str], output: str, options: DetectOptions) -> list[str]:
@@ -31,4 +32,6 @@ def detect_arguments(query: str, supports: Sequence[str], output: str, options: 
         arguments += ["--batch", str(options.batch)]
     if options.threshold is not None:
         arguments += ["--threshold", repr(float(options.threshold))]
+    if options.false_positives_per_study is not None:
+        arguments += ["--false-positives-per-study", f"{options.false_positives_per_study:g}"]
     return [*arguments, "--overwrite", "--json"]

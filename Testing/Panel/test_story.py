@@ -177,7 +177,9 @@ def test_running_looking_jumping_exporting(loaded, host, temp, screenshot, tmp_p
     assert ui.applyButton.text == "Find anomalies"
     assert left_in(temp) == []
     assert ui.countLabel.text == "1 candidate above 6.00 SD."
-    assert texts(ui.referencesTable)[0][4:] == ["0.33", "Stands out"]
+    assert texts(ui.referencesTable)[0][4:] == ["0.50", "Stands out"]
+    assert ui.thresholdNote.text.startswith("Here, a normal study has at most 1 false finding on average")
+    assert not ui.findingLabel.isVisible()
 
     # A click on a finding moves the views and marks its slice.
     clickRow(ui.findingsTable, 0)
@@ -192,6 +194,11 @@ def test_running_looking_jumping_exporting(loaded, host, temp, screenshot, tmp_p
     assert [index.row() for index in ui.findingsTable.selectionModel().selectedRows()] == [0]
     segmentation = panel.logic.results().node("Segmentation").GetDisplayNode()
     assert segmentation.GetSegmentOpacity2DFill("candidate_001") == 1.0
+
+    # ... which references it was judged against is told.
+    judged = "Slice 10 was judged against Normal 1 (0.50), Normal 2 (0.33), Normal 3 (0.17)."
+    assert ui.findingLabel.text == judged
+    assert ui.findingLabel.isVisible()
 
     # A click into the plot goes to that slice.
     plot = ui.plotFrame.findChild(QtWidgets.QWidget, "scorePlot")
@@ -215,6 +222,8 @@ def test_running_looking_jumping_exporting(loaded, host, temp, screenshot, tmp_p
     host.process_events(0.1)
     assert ui.countLabel.text.startswith("No candidate above")
     assert ui.findingsTable.rowCount == 0
+    assert ui.thresholdNote.text.startswith("At 6.00, a normal study has at most 1 false finding")
+    assert not ui.findingLabel.isVisible()
     ui.thresholdSlider.value = 6.0
     host.process_events(0.1)
     assert ui.findingsTable.rowCount == 1
@@ -431,9 +440,11 @@ def test_advanced_settings_reach_the_worker(loaded, host, screenshot):
     ui.alignSelector.setCurrentIndex(3)
     ui.planeSelector.setCurrentIndex(2)
     ui.batchSpinBox.setValue(4)
+    ui.budgetSpinBox.setValue(0.5)
     screenshot(panel.parent, "7-advanced")
     runToEnd(panel, host)
     assert (seen[0].device, seen[0].align, seen[0].plane, seen[0].batch) == ("cpu", "rigid", "coronal", 4)
+    assert seen[0].false_positives_per_study == 0.5
 
 
 def test_in_a_dark_theme(loaded, host, screenshot):

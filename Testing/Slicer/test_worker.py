@@ -121,6 +121,13 @@ def test_the_command_line_says_only_what_was_chosen():
     plain = detect_arguments("q.nrrd", ["a", "b"], "out", DetectOptions())
     assert plain[:4] == ["-m", "D24FADLib.worker", "detect", "q.nrrd"]
     assert plain[4:] == ["--output", "out", "--support", "a", "--support", "b", "--overwrite", "--json"]
-    chosen = detect_arguments("q", ["a"], "o", DetectOptions("coronal", "rigid", "cpu", "m.pt", 4, 2.5))
-    for pair in (["--plane", "coronal"], ["--align", "rigid"], ["--device", "cpu"], ["--batch", "4"]):
+    chosen = detect_arguments("q", ["a"], "o", DetectOptions("coronal", "rigid", "cpu", "m.pt", 4, 2.5, 0.5))
+    for pair in (
+        ["--plane", "coronal"],
+        ["--align", "rigid"],
+        ["--device", "cpu"],
+        ["--batch", "4"],
+        ["--threshold", "2.5"],
+        ["--false-positives-per-study", "0.5"],
+    ):
         assert " ".join(pair) in " ".join(chosen)

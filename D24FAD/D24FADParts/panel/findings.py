@@ -6,7 +6,7 @@ from slicer.i18n import tr as _
 
 from D24FADLib.errors import D24FADError
 
-from .. import exports, results, settings, tables, views
+from .. import explain, exports, results, settings, tables, views
 from . import dialogs, messages
 from .scoreplot import ScorePlot
 
@@ -22,7 +22,8 @@ class FindingsStep:
         self._observed = []
         self._plot = ScorePlot(self._logic.jumpToSlice)
         ui.plotFrame.layout().addWidget(self._plot)
-        messages.soften(ui.researchLabel)
+        for label in (ui.researchLabel, ui.thresholdNote, ui.findingLabel):
+            messages.soften(label)
         self._prepareTable()
         self._settle = qt.QTimer()
         self._settle.setSingleShot(True)
@@ -45,6 +46,7 @@ class FindingsStep:
         table.verticalHeader().setDefaultSectionSize(24)
         header = table.horizontalHeader()
         header.setHighlightSections(False)
+        header.setFixedHeight(24)
         header.setMinimumSectionSize(30)
         for column in range(5):
             stretch = column == 4
@@ -113,6 +115,7 @@ class FindingsStep:
         font.setBold(True)
         self._ui.countLabel.setFont(font)
         self._plot.setThreshold(found.threshold)
+        self._say(self._ui.thresholdNote, explain.threshold(found.about, found.threshold))
         self._updating = True
         table = self._ui.findingsTable
         table.setRowCount(many)
@@ -132,6 +135,24 @@ class FindingsStep:
             self._listed = found.findings
             table.clearSelection()
         self._updating = False
+        self._explainFinding()
+
+    def _explainFinding(self):
+        """Of the selected finding, which references it was judged against."""
+        row, found = self._selectedRow(), self._logic.results()
+        text = ""
+        if row is not None and row < len(found.findings):
+            finding = found.findings[row]
+            text = explain.judgedBy(finding.slice, self._logic.judgedBy(finding.rank))
+        self._say(self._ui.findingLabel, text)
+
+    def _say(self, label, text):
+        label.setText(text)
+        label.setVisible(bool(text))
+
+    def _selectedRow(self):
+        rows = self._ui.findingsTable.selectionModel().selectedRows()
+        return rows[0].row() if rows else None
 
     # Slices
 
@@ -177,9 +198,10 @@ class FindingsStep:
     def _onFinding(self):
         if self._updating:
             return
-        rows = self._ui.findingsTable.selectionModel().selectedRows()
-        if rows:
-            self._logic.showFinding(rows[0].row() + 1)
+        row = self._selectedRow()
+        if row is not None:
+            self._logic.showFinding(row + 1)
+        self._explainFinding()
 
     # Export
 

@@ -40,6 +40,7 @@ class RunStep:
             )
         ui.modelPathEdit.connect("currentPathChanged(QString)", lambda path: self._set("Model", path))
         ui.batchSpinBox.connect("valueChanged(int)", lambda number: self._set("Batch", number))
+        ui.budgetSpinBox.connect("valueChanged(double)", lambda number: self._set("FalseFindings", number))
         ui.keepPreviousCheckBox.connect("toggled(bool)", lambda on: self._set("KeepPrevious", bool(on)))
         ui.wheelFolderEdit.connect("currentPathChanged(QString)", self._onWheelFolder)
         if hasattr(ctk.ctkPathLineEdit, "Dirs"):
@@ -72,6 +73,7 @@ class RunStep:
             selector.setCurrentIndex(max(0, selector.findData(settings.get(parameters, name))))
         self._ui.modelPathEdit.currentPath = settings.get(parameters, "Model")
         self._ui.batchSpinBox.setValue(int(settings.get(parameters, "Batch")))
+        self._ui.budgetSpinBox.setValue(float(settings.get(parameters, "FalseFindings")))
         self._ui.keepPreviousCheckBox.setChecked(settings.get(parameters, "KeepPrevious") == "true")
         self._updating = False
         running = self._logic.isRunning()

@@ -85,18 +85,21 @@ def write(query: str, supports: list[str], output: Path, cut: bool) -> None:
 
     save(score, "anomaly_map.nrrd")
     save(other, "expected_normal.nrrd")
-    for number in range(1, len(supports) + 1):
-        save(np.full_like(array, 1 / len(supports)), f"weights_{number:02d}.nrrd")
+    total = len(supports) * (len(supports) + 1) / 2
+    shares = [number / total for number in range(len(supports), 0, -1)]  # the first counts most
+    for number, share in enumerate(shares, 1):
+        save(np.full_like(array, share), f"weights_{number:02d}.nrrd")
     with open(output / "slices.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["slice", "peak", "mean", *(f"weight_{n + 1:02d}" for n in range(len(supports)))])
         for index, piece in enumerate(score):
-            writer.writerow([index, piece.max(), piece.mean(), *([1 / len(supports)] * len(supports))])
-    (output / "run.json").write_text(json.dumps({"plane": "axial"}))
+            writer.writerow([index, piece.max(), piece.mean(), *shares])
+    record = {"plane": "axial", "options": {"false_positives_per_study": 1.0}}
+    (output / "run.json").write_text(json.dumps(record))
     if cut:
         with open(output / "anomaly_map.nrrd", "r+b") as file:
             file.truncate(1000)
-    reports = [{"mean_weight": 1 / len(supports), "stands_out": n == 0} for n in range(len(supports))]
+    reports = [{"mean_weight": share, "stands_out": n == 0} for n, share in enumerate(shares)]
     emit(event="result", output=str(output), threshold=6.0, calibrated=True, score=9.0, supports=reports)
 
 
