@@ -366,6 +366,19 @@ def test_results_are_no_studies_to_choose(loaded, host):
     assert panel.ui.querySelector.currentNode().GetName().startswith("Normal")
 
 
+def test_findings_of_another_study_say_so(loaded, host):
+    panel, query, references = loaded
+    chooseInMenu(panel.ui.addLoadedButton, "Normal 1")
+    runToEnd(panel, host)
+    assert panel.ui.countLabel.text == "1 candidate above 6.00 SD."
+    panel.ui.querySelector.setCurrentNode(references[2])
+    host.process_events(0.05)
+    assert panel.ui.countLabel.text.endswith("They are of Study, not of the study chosen above.")
+    panel.ui.querySelector.setCurrentNode(query)
+    host.process_events(0.05)
+    assert panel.ui.countLabel.text == "1 candidate above 6.00 SD."
+
+
 def test_reload_brings_the_parts_anew(panel, module, host):
     """Developer mode's Reload, as far as the host goes: the parts are forgotten, the old panel is silent."""
     import sys

@@ -189,7 +189,7 @@ def test_the_panel_says_what_the_study_is_and_hides_its_date(panel, archive, hos
     ui = panel.ui
     ui.querySelector.setCurrentNode(load(archive.uids[0]))
     host.process_events(0.05)
-    assert ui.aboutLabel.text == "MR · Head · t1 axial · 36 × 40 × 12, 2 × 2 × 4 mm"
+    assert ui.aboutLabel.text == "MR · Head · t1 axial\n36 × 40 × 12, 2 × 2 × 4 mm"
     assert ui.showDateCheckBox.isVisible()
     ui.showDateCheckBox.click()
     assert "2026-01-02" in ui.aboutLabel.text

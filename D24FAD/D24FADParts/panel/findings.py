@@ -110,6 +110,10 @@ class FindingsStep:
         text = text.format(count=found.count, value=f"{found.threshold:.2f}", unit=unit)
         if many < found.count:
             text += " " + _("The {many} strongest are listed.").format(many=many)
+        if found.query is not self._logic.query():
+            text += " " + _("They are of {study}, not of the study chosen above.").format(
+                study=found.query.GetName()
+            )
         self._ui.countLabel.setText(text)
         font = self._ui.countLabel.font
         font.setBold(True)

@@ -61,8 +61,9 @@ class StudyStep:
         if study.date and self._ui.showDateCheckBox.checked:
             date = study.date
             words.append(f"{date[:4]}-{date[4:6]}-{date[6:8]}" if len(date) == 8 else date)
-        grid = f"{' × '.join(str(side) for side in size)}, {' × '.join(f'{mm:.3g}' for mm in spacing)} mm"
-        return " · ".join(word for word in [*words, grid] if word)
+        sides = " × ".join(str(side) for side in size)
+        grid = f"{sides}, {' × '.join(f'{round(mm, 2):g}' for mm in spacing)} mm"
+        return "\n".join(line for line in (" · ".join(word for word in words if word), grid) if line)
 
     def _onQuery(self, node):
         if not self._updating and not self._held:

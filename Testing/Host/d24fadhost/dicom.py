@@ -102,6 +102,7 @@ def _loadSeries(database: DicomDatabase, uid: str) -> list[str]:
         names.InsertNextValue(str(header.filename))
     title = f"{headers[0].SeriesNumber}: {headers[0].SeriesDescription}"
     node = slicer.modules.volumes.logic().AddArchetypeVolume(names.GetValue(0), title, 0, names)
+    node.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
     node.SetAttribute("DICOM.instanceUIDs", " ".join(str(header.SOPInstanceUID) for header in headers))
     _placeInHierarchy(node, headers[0])
     return [node.GetID()]
