@@ -107,7 +107,7 @@ class Results:
         return _("SD") if self.about.get("calibrated") else ""
 
     def judgedBy(self, finding):
-        """[(reference, its weight in the finding's slice)], the weightiest first; [] where it is not known."""
+        """[(reference, its weight in the finding's slice)], the weightiest first; [] where unknown."""
         scores, names = self.node(SCORES), self.about.get("references", [])
         weights = []
         for number, name in enumerate(names, 1):

@@ -93,7 +93,8 @@ def makeSubject(seed, lesion=False):
     if lesion:
         image += 330 * np.clip(1.3 - ball(LESION_RAS, (LESION_MM / 2,) * 3), 0, 0.3) / 0.3
     field = 1 + 0.05 * _smooth(random, 3)
-    image = sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(sitk.GetImageFromArray(image * field), 0.6))
+    smoothed = sitk.SmoothingRecursiveGaussian(sitk.GetImageFromArray(image * field), 0.6)
+    image = sitk.GetArrayFromImage(smoothed)
     return np.clip(image + 12 * random.standard_normal(SIZE), 0, None).astype(np.int16)
 
 

@@ -48,6 +48,7 @@ def write_outputs(
     folder: Path,
     *,
     overwrite: bool = False,
+    compress: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Path]:
     """Write all files of a detection and return them by role.
@@ -66,7 +67,8 @@ def write_outputs(
     with _written_aside(folder) as aside:
         # Compressing takes a core: two files at a time.
         with ThreadPoolExecutor(2) as pool:
-            written = pool.map(write_volume, volumes.values(), [aside / f"{role}.nrrd" for role in volumes])
+            paths = [aside / f"{role}.nrrd" for role in volumes]
+            written = pool.map(write_volume, volumes.values(), paths, [compress] * len(paths))
             for done in range(len(volumes)):
                 if progress:
                     progress(done, total)

@@ -34,4 +34,4 @@ def detect_arguments(query: str, supports: Sequence[str], output: str, options: 
         arguments += ["--threshold", repr(float(options.threshold))]
     if options.false_positives_per_study is not None:
         arguments += ["--false-positives-per-study", f"{options.false_positives_per_study:g}"]
-    return [*arguments, "--overwrite", "--json"]
+    return [*arguments, "--uncompressed", "--overwrite", "--json"]

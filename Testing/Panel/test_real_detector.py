@@ -119,6 +119,9 @@ def test_the_demo_study_by_clicks(panel, host, temp, screenshot, quiet_log, mode
     assert all(row.weight >= 0 for row in panel.logic.references())
     assert left_in(temp) == []
     screenshot(panel.parent, "8-real-detector")
+    # Volumes pass uncompressed: reading them costs the GUI thread next to nothing.
+    written = sorted((tmp_path / "output").glob("*.nrrd"))
+    assert all(b"encoding: raw" in path.read_bytes()[:2000] for path in written if ".seg" not in path.name)
     assertSameFindings(panel.logic, tmp_path / "output")
     ui.findingsTable.selectRow(0)
     screenshot(ui.findingsButton, "tutorial-4-findings")

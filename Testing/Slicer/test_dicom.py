@@ -13,11 +13,11 @@ import pytest
 
 pytest.importorskip("pydicom")
 
-from d24fadhost import dicom  # noqa: E402
-from dicom_factory import PHI, SeriesSpec, write_series  # noqa: E402
+from d24fadhost import dicom
+from dicom_factory import PHI, SeriesSpec, write_series
 
-from D24FADLib.errors import D24FADError  # noqa: E402
-from D24FADLib.references.fit import Misfit  # noqa: E402
+from D24FADLib.errors import D24FADError
+from D24FADLib.references.fit import Misfit
 
 SIZE = (12, 40, 36)
 needs_dcmqi = pytest.mark.skipif(importlib.util.find_spec("dcmqi") is None, reason="dcmqi is not installed")

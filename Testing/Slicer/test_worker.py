@@ -120,7 +120,8 @@ def test_time_left_counts_the_steps_to_come():
 def test_the_command_line_says_only_what_was_chosen():
     plain = detect_arguments("q.nrrd", ["a", "b"], "out", DetectOptions())
     assert plain[:4] == ["-m", "D24FADLib.worker", "detect", "q.nrrd"]
-    assert plain[4:] == ["--output", "out", "--support", "a", "--support", "b", "--overwrite", "--json"]
+    always = ["--uncompressed", "--overwrite", "--json"]
+    assert plain[4:] == ["--output", "out", "--support", "a", "--support", "b", *always]
     chosen = detect_arguments("q", ["a"], "o", DetectOptions("coronal", "rigid", "cpu", "m.pt", 4, 2.5, 0.5))
     for pair in (
         ["--plane", "coronal"],
