@@ -67,6 +67,8 @@ def _wayOutOfMemory():
 
 def threshold(about, value):
     """What the threshold means, for the reader who moves it; `about` is `results.Results.about`."""
+    if about.get("withheld"):
+        return ""
     if not about.get("calibrated"):
         return _("With one reference nothing says what is normal variation: the threshold is a guess.")
     budget, chosen = about.get("budget"), float(about.get("threshold", value))
@@ -79,9 +81,38 @@ def threshold(about, value):
     return said.format(threshold=f"{chosen:.2f}", budget=many)
 
 
-def judgedBy(number, weights):
-    """Against which references the slice of a finding was judged; `weights` as `Results.judgedBy` gives."""
-    if not weights:
+def withheld(why):
+    """Why no findings are shown and the way out, "" where they are shown."""
+    if not why:
         return ""
-    said = ", ".join(f"{name} ({weight:.2f})" for name, weight in weights)
-    return _("Slice {number} was judged against {references}.").format(number=number, references=said)
+    text = _("{why} Choose other references, or go on anyway (Advanced) and trust the map accordingly.")
+    return text.format(why=why)
+
+
+def study(about):
+    """How unusual the study is as a whole, "" where nothing is known of it."""
+    share = about.get("unusual")
+    if share is None:
+        return ""
+    said = _("fewer than 0.1 %") if share < 0.001 else f"{100 * share:.2g} %"
+    return _("Of normal studies, {share} would score as high as this one.").format(share=said)
+
+
+def finding(number, weights, said, names):
+    """Why a finding is one. `weights` as `Results.judgedBy` gives, `said` as `Results.explanationOf`."""
+    sentences = []
+    if weights:
+        listed = ", ".join(f"{name} ({weight:.2f})" for name, weight in weights)
+        text = _("Slice {number} was judged against {references}.")
+        sentences.append(text.format(number=number, references=listed))
+    nearest = said.get("nearest")
+    if nearest is not None and nearest < len(names):
+        sentences.append(_("At its peak {reference} is most like it.").format(reference=names[nearest]))
+    if len(said.get("residuals") or ()) == 3:
+        fine, middle, coarse = (f"{value:.2f}" for value in said["residuals"])
+        text = _("Difference in fine, middle, coarse detail: {fine}, {middle}, {coarse}.")
+        sentences.append(text.format(fine=fine, middle=middle, coarse=coarse))
+    if said.get("falsePositives") is not None:
+        text = _("A normal study has {count} findings as strong on average.")
+        sentences.append(text.format(count=f"{said['falsePositives']:.2g}"))
+    return " ".join(sentences)

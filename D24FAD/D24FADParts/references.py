@@ -11,6 +11,7 @@ from D24FADLib.errors import InputError
 from D24FADLib.references.fit import Misfit, Reason, Traits, reasons_against, traits_of_grid, weighting_of
 
 from . import geometry, placement, settings, tags, views
+from .runrecord import ReferenceOutcome
 
 ADVISED_LEAST, ADVISED_MOST = 2, 8
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -30,6 +31,7 @@ class Reference:
     use: bool = True
     weight: float = -1.0
     standsOut: bool = False
+    dropped: bool = False
     note: str = ""
 
 
@@ -103,13 +105,8 @@ class ReferenceList:
         self._save([replace(row, use=use) if row.key == key else row for row in self.rows()])
 
     def setOutcome(self, outcomes):
-        """{key: (mean weight, stands out, note)} of a run; other rows lose theirs."""
-        none = (-1.0, False, "")
-        changed = []
-        for row in self.rows():
-            weight, standsOut, note = outcomes.get(row.key, none)
-            changed.append(replace(row, weight=weight, standsOut=standsOut, note=note))
-        self._save(changed)
+        """{key: runrecord.ReferenceOutcome} of a run; other rows lose theirs."""
+        self._save([replace(row, **asdict(outcomes.get(row.key, ReferenceOutcome()))) for row in self.rows()])
 
     def sourceOf(self, row):
         """Where a row comes from, in a word."""

@@ -22,7 +22,7 @@ class FindingsStep:
         self._observed = []
         self._plot = ScorePlot(self._logic.jumpToSlice)
         ui.plotFrame.layout().addWidget(self._plot)
-        for label in (ui.researchLabel, ui.thresholdNote, ui.findingLabel):
+        for label in (ui.researchLabel, ui.scoreLabel, ui.thresholdNote, ui.findingLabel):
             messages.soften(label)
         self._prepareTable()
         self._settle = qt.QTimer()
@@ -68,7 +68,8 @@ class FindingsStep:
             return
         if self._shownMap != found.mapKey:
             self._shownMap = found.mapKey
-            messages.show(self._ui.findingsMessage, "")
+            withheld = found.about.get("withheld", "")
+            messages.show(self._ui.findingsMessage, explain.withheld(withheld), "error")
             self._showControls(found)
         self._showFindings(found)
 
@@ -101,7 +102,9 @@ class FindingsStep:
     def _showFindings(self, found):
         unit = f" {found.unit}" if found.unit else ""
         many = len(found.findings)
-        if found.count == 0:
+        if found.about.get("withheld"):
+            text = _("No findings are given.")
+        elif found.count == 0:
             text = _("No candidate above {value}{unit}.")
         elif found.count == 1:
             text = _("1 candidate above {value}{unit}.")
@@ -119,6 +122,7 @@ class FindingsStep:
         font.setBold(True)
         self._ui.countLabel.setFont(font)
         self._plot.setThreshold(found.threshold)
+        self._say(self._ui.scoreLabel, explain.study(found.about))
         self._say(self._ui.thresholdNote, explain.threshold(found.about, found.threshold))
         self._updating = True
         table = self._ui.findingsTable
@@ -142,13 +146,9 @@ class FindingsStep:
         self._explainFinding()
 
     def _explainFinding(self):
-        """Of the selected finding, which references it was judged against."""
-        row, found = self._selectedRow(), self._logic.results()
-        text = ""
-        if row is not None and row < len(found.findings):
-            finding = found.findings[row]
-            text = explain.judgedBy(finding.slice, self._logic.judgedBy(finding.rank))
-        self._say(self._ui.findingLabel, text)
+        """Of the selected finding, why it is one and which references it was judged against."""
+        row = self._selectedRow()
+        self._say(self._ui.findingLabel, "" if row is None else self._logic.explanation(row + 1))
 
     def _say(self, label, text):
         label.setText(text)

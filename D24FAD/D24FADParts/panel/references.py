@@ -82,11 +82,15 @@ class ReferencesStep:
             fit, color = _("Missing"), "#d9534f"
         elif reasons:
             fit, color = _("Check"), "#e08a1e"
+        elif row.dropped:
+            fit, color, tip = _("Left out"), "#e08a1e", row.note
         elif row.standsOut:
             fit, color = _("Stands out"), "#e08a1e"
             tip = row.note or _(
                 "It differs from the other references: is it normal, and of the same protocol?"
             )
+        elif row.note:
+            fit, color, tip = _("Check"), "#e08a1e", row.note
         elif self._logic.query() is None:
             fit = ""
         texts = {

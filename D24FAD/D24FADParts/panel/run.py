@@ -41,7 +41,13 @@ class RunStep:
         ui.modelPathEdit.connect("currentPathChanged(QString)", lambda path: self._set("Model", path))
         ui.batchSpinBox.connect("valueChanged(int)", lambda number: self._set("Batch", number))
         ui.budgetSpinBox.connect("valueChanged(double)", lambda number: self._set("FalseFindings", number))
-        ui.keepPreviousCheckBox.connect("toggled(bool)", lambda on: self._set("KeepPrevious", bool(on)))
+        self._ticks = {
+            "KeepPrevious": ui.keepPreviousCheckBox,
+            "DropOutliers": ui.dropOutliersCheckBox,
+            "UnsuitableAnyway": ui.anywayCheckBox,
+        }
+        for name, box in self._ticks.items():
+            box.connect("toggled(bool)", lambda on, n=name: self._set(n, bool(on)))
         ui.wheelFolderEdit.connect("currentPathChanged(QString)", self._onWheelFolder)
         if hasattr(ctk.ctkPathLineEdit, "Dirs"):
             ui.wheelFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
@@ -74,7 +80,8 @@ class RunStep:
         self._ui.modelPathEdit.currentPath = settings.get(parameters, "Model")
         self._ui.batchSpinBox.setValue(int(settings.get(parameters, "Batch")))
         self._ui.budgetSpinBox.setValue(float(settings.get(parameters, "FalseFindings")))
-        self._ui.keepPreviousCheckBox.setChecked(settings.get(parameters, "KeepPrevious") == "true")
+        for name, box in self._ticks.items():
+            box.setChecked(settings.isOn(parameters, name))
         self._updating = False
         running = self._logic.isRunning()
         why = "" if running else self._logic.whyNotReady()

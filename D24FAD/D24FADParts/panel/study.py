@@ -38,7 +38,7 @@ class StudyStep:
         self._ui.planeSelector.setCurrentIndex(
             max(0, self._ui.planeSelector.findData(settings.get(parameters, "Plane")))
         )
-        self._ui.showDateCheckBox.setChecked(settings.get(parameters, "ShowDate") == "true")
+        self._ui.showDateCheckBox.setChecked(settings.isOn(parameters, "ShowDate"))
         self._updating = False
         usable = node is not None and node.GetImageData() is not None
         self._ui.planeSelector.setItemText(0, self._acquired(node) if usable else _("As acquired"))
