@@ -85,7 +85,7 @@ def withheld(why):
     """Why no findings are shown and the way out, "" where they are shown."""
     if not why:
         return ""
-    text = _("{why} Choose other references, or go on anyway (Advanced) and trust the map accordingly.")
+    text = _("{why} Choose other references, or go on anyway (Advanced): what is found then means little.")
     return text.format(why=why)
 
 

@@ -366,6 +366,56 @@ def test_results_are_no_studies_to_choose(loaded, host):
     assert panel.ui.querySelector.currentNode().GetName().startswith("Normal")
 
 
+def test_a_finding_is_explained_and_references_are_judged(loaded, host, screenshot, quiet_log):
+    panel, _query, _references = loaded
+    ui = panel.ui
+    chooseInMenu(ui.addLoadedButton, "All of these")
+    panel.logic.workerArguments = behaving("explained")
+    runToEnd(panel, host)
+    assert ui.scoreLabel.text == "Of normal studies, 2 % would score as high as this one."
+    assert [row[5] for row in texts(ui.referencesTable)] == ["Stands out", "Check", "Left out"]
+    blurred = ui.referencesTable.item(1, 5).toolTip()
+    assert blurred == "Normal 2 is blurred or moved compared with the other references."
+    clickRow(ui.findingsTable, 0)
+    assert ui.findingLabel.text == (
+        "Slice 10 was judged against Normal 1 (0.50), Normal 2 (0.33), Normal 3 (0.17). "
+        "At its peak Normal 2 is most like it. "
+        "Difference in fine, middle, coarse detail: 0.31, 0.22, 0.10. "
+        "A normal study has 0.12 findings as strong on average."
+    )
+    screenshot(panel.parent, "13-explained")
+
+
+def test_findings_that_the_detector_withholds_are_not_shown(loaded, host, screenshot, tmp_path, quiet_log):
+    import slicer
+
+    panel, _query, _references = loaded
+    ui = panel.ui
+    chooseInMenu(ui.addLoadedButton, "All of these")
+    panel.logic.workerArguments = behaving("withheld")
+    runToEnd(panel, host)
+    assert ui.countLabel.text == "No findings are given."
+    assert ui.withheldMessage.text.startswith("Study does not resemble its references. Choose other")
+    assert ui.findingsTable.rowCount == 0
+    found = panel.logic.results()
+    assert found.node("Map") is not None
+    ui.thresholdSlider.value = ui.thresholdSlider.minimum
+    host.process_events(0.1)
+    assert (ui.findingsTable.rowCount, ui.thresholdNote.text) == (0, "")
+    assert found.node("Segmentation").GetSegmentation().GetNumberOfSegments() == 0
+    screenshot(panel.parent, "14-withheld")
+    # ... nor after the scene was saved and loaded.
+    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"), None)
+    slicer.mrmlScene.Clear(False)
+    assert slicer.mrmlScene.ReadFromMRB(str(tmp_path / "scene.mrb"), True)
+    host.process_events(0.1)
+    assert ui.countLabel.text == "No findings are given."
+    panel.logic.workerArguments = behaving("well")
+    runToEnd(panel, host)
+    assert ui.countLabel.text == "1 candidate above 6.00 SD."
+    assert not ui.withheldMessage.isVisible()
+
+
 def test_findings_of_another_study_say_so(loaded, host):
     panel, query, references = loaded
     chooseInMenu(panel.ui.addLoadedButton, "Normal 1")
@@ -454,10 +504,13 @@ def test_advanced_settings_reach_the_worker(loaded, host, screenshot):
     ui.planeSelector.setCurrentIndex(2)
     ui.batchSpinBox.setValue(4)
     ui.budgetSpinBox.setValue(0.5)
+    click(ui.dropOutliersCheckBox)
+    click(ui.anywayCheckBox)
     screenshot(panel.parent, "7-advanced")
     runToEnd(panel, host)
     assert (seen[0].device, seen[0].align, seen[0].plane, seen[0].batch) == ("cpu", "rigid", "coronal", 4)
     assert seen[0].false_positives_per_study == 0.5
+    assert (seen[0].drop_outliers, seen[0].unsuitable_anyway) == (True, True)
 
 
 def test_in_a_dark_theme(loaded, host, screenshot):

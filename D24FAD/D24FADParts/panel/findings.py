@@ -68,8 +68,9 @@ class FindingsStep:
             return
         if self._shownMap != found.mapKey:
             self._shownMap = found.mapKey
-            withheld = found.about.get("withheld", "")
-            messages.show(self._ui.findingsMessage, explain.withheld(withheld), "error")
+            messages.show(self._ui.findingsMessage, "")
+            withheld = explain.withheld(found.about.get("withheld", ""))
+            messages.show(self._ui.withheldMessage, withheld, "error")
             self._showControls(found)
         self._showFindings(found)
 
