@@ -8,7 +8,8 @@ import slicer
 from slicer.i18n import tr as _
 
 from D24FADLib.errors import InputError
-from D24FADLib.references.fit import Misfit, Reason, Traits, reasons_against, traits_of_grid, weighting_of
+from D24FADLib.references.suitability import Kind, Level, check_references, refuse
+from D24FADLib.references.traits import Traits, traits_of_grid, traits_of_tags
 
 from . import geometry, placement, settings, tags, views
 from .runrecord import ReferenceOutcome
@@ -120,18 +121,21 @@ class ReferenceList:
         if row.kind == "node":
             node = self.nodeOf(row)
             if node is None or node.GetImageData() is None:
-                return [Reason(Misfit.MISSING, "", _("the volume was deleted"))]
+                return [refuse(Kind.MISSING, reference=_("the volume was deleted"))]
             if node is queryNode:
-                return [Reason(Misfit.SAME_STUDY, "", "")]
+                return [refuse(Kind.ITSELF)]
             traits = tags.traitsOf(node)
         else:
             if not row.path or not os.path.exists(row.path):
-                return [Reason(Misfit.MISSING, "", row.path or _("the series is not in the DICOM database"))]
+                missing = row.path or _("the series is not in the DICOM database")
+                return [refuse(Kind.MISSING, reference=missing)]
             try:
                 traits = pathTraits(row.path)
             except InputError as error:
-                return [Reason(Misfit.MISSING, "", str(error))]
-        return reasons_against(tags.traitsOf(queryNode), traits) if queryNode is not None else []
+                return [refuse(Kind.MISSING, reference=str(error))]
+        if queryNode is None:
+            return []
+        return list(check_references(tags.traitsOf(queryNode), [traits])[0].reasons)
 
     def _nextKey(self):
         return max((row.key for row in self.rows()), default=0) + 1
@@ -192,48 +196,62 @@ def _fileTraits(path):
     if reader.GetNumberOfComponents() != 1 or reader.GetDimension() not in (2, 3):
         raise InputError(_("{name} is not a volume of one value a voxel.").format(name=name))
     size, spacing = (*reader.GetSize(), 1)[:3], (*reader.GetSpacing(), 1.0)[:3]
-    direction = np.eye(3)
+    axes = np.diag([-1.0, -1.0, 1.0])
     if reader.GetDimension() == 3:
-        direction = np.array(reader.GetDirection()).reshape(3, 3)
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.diag([-1.0, -1.0, 1.0]) @ direction @ np.diag(spacing)
-    known = {"weighting": weighting_of(name.split(".")[0])}
-    if reader.HasMetaDataKey("0008|0060"):
-        known["modality"] = reader.GetMetaData("0008|0060").strip()
-    return traits_of_grid(tuple(int(side) for side in size[::-1]), matrix, **known)
+        axes = axes @ np.array(reader.GetDirection()).reshape(3, 3)
+    modality = reader.GetMetaData("0008|0060").strip() if reader.HasMetaDataKey("0008|0060") else ""
+    own = traits_of_tags({}, name.split(".")[0])
+    return Traits(modality=modality, **traits_of_grid(size, spacing, axes), **own)
 
 
 def _folderTraits(path):
-    from D24FADLib.imaging.reading import list_series
+    from D24FADLib.dicom.library import open_library
 
-    series = list_series(path)
+    found = [series for series in open_library(path, ":memory:").series if series.frames]
     name = os.path.basename(path)
-    if not series:
+    if not found:
         raise InputError(_("{name} holds no images that can be read.").format(name=name))
-    if len(series) > 1:
+    if len(found) > 1:
         text = _("{name} holds {count} DICOM series. Import it into the DICOM database and choose one there.")
-        raise InputError(text.format(name=name, count=len(series)))
-    return Traits(modality=series[0].modality, slices=series[0].slices)
+        raise InputError(text.format(name=name, count=len(found)))
+    return found[0].traits()
 
 
 def describe(reason):
     """A reason as a sentence."""
     text = {
-        Misfit.MODALITY: _("Modality: the study is {study}, this is {reference}."),
-        Misfit.BODY_PART: _("Body part: the study shows {study}, this {reference}."),
-        Misfit.CONTRAST: _("Contrast: the study is {study}, this is {reference}."),
-        Misfit.ENHANCEMENT: _("Contrast agent: the study is {study}, this is {reference}."),
-        Misfit.ORIENTATION: _("Orientation: the study is {study}, this is {reference}."),
-        Misfit.FIELD_OF_VIEW: _("Field of view: the study covers {study}, this {reference}."),
-        Misfit.SAME_STUDY: _("This is the study itself."),
-        Misfit.MISSING: _("Missing: {reference}."),
-    }[reason.misfit]
+        Kind.MISSING: _("Missing: {reference}."),
+        Kind.CONTENT: _("This is no image series to compare with: {reference}."),
+        Kind.GEOMETRY: _("Geometry: {reference}."),
+        Kind.FEW_SLICES: _("Slices: {reference} only."),
+        Kind.CONSTANT: _("Every voxel has the same value."),
+        Kind.NOT_HOUNSFIELD: _("CT values without air: not in Hounsfield units, or cropped to the body."),
+        Kind.DERIVED: _("Kind of images: the study is {study}, this is {reference}."),
+        Kind.ITSELF: _("This is the study itself, which hides whatever is abnormal in it."),
+        Kind.SAME_STUDY: _("From the patient's same examination: it may show the same disease."),
+        Kind.MODALITY: _("Modality: the study is {study}, this is {reference}."),
+        Kind.MODALITY_UNKNOWN: _("Modality: it is not known of both."),
+        Kind.COLOR: _("Colour: the study is {study}, this is {reference}."),
+        Kind.SINGLE_IMAGE: _("Slices: the study is {study}, this is {reference}."),
+        Kind.SEQUENCE: _("Weighting: the study is {study}, this is {reference}."),
+        Kind.CONTRAST_AGENT: _("Contrast agent: the study is {study}, this is {reference}."),
+        Kind.KERNEL: _("Kernel: the study is {study}, this is {reference}."),
+        Kind.BODY_PART: _("Body part: the study shows {study}, this {reference}."),
+        Kind.VIEW: _("View: the study is {study}, this is {reference}."),
+        Kind.ECHO_TIME: _("Echo time: the study has {study}, this {reference}."),
+        Kind.REPETITION_TIME: _("Repetition time: the study has {study}, this {reference}."),
+        Kind.FIELD_STRENGTH: _("Field strength: the study has {study}, this {reference}."),
+        Kind.ORIENTATION: _("Orientation: the study is {study}, this is {reference}."),
+        Kind.SLICE_DISTANCE: _("Slice distance: the study has {study}, this {reference}."),
+        Kind.COVERAGE: _("Field of view: the study covers {study}, this {reference}."),
+        Kind.GREY_VALUES: _("Its grey values are distributed otherwise than the study's."),
+    }[reason.kind]
     return text.format(study=reason.study, reference=reason.reference)
 
 
 def isUnusable(reason):
     """Whether a run cannot start with such a reference; the other reasons are warnings."""
-    return reason.misfit in (Misfit.MISSING, Misfit.SAME_STUDY)
+    return reason.level is Level.REFUSE
 
 
 def dicomSelection():

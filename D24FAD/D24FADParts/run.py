@@ -16,7 +16,7 @@ from D24FADLib.worker.estimate import TimeLeft
 from D24FADLib.worker.folder import RunFolder, remove_stale
 
 from . import exchange, explain, settings
-from .references import ADVISED_LEAST, ReferenceList, isUnusable, requireVolume
+from .references import ADVISED_LEAST, ReferenceList, describe, isUnusable, requireVolume
 from .results import Results
 from .steps import Steps
 from .workerprocess import WorkerProcess
@@ -347,8 +347,7 @@ def check(parameterNode):
         bad = [reason for reason in references.problems(row, query) if isUnusable(reason)]
         if bad:
             text = _("{name} cannot be used: {why}. Untick or remove it.")
-            why = bad[0].reference or _("it is the study itself")
-            raise InputError(text.format(name=row.name, why=why))
+            raise InputError(text.format(name=row.name, why=describe(bad[0]).rstrip(".")))
     return query, used
 
 

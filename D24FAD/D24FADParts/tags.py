@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import slicer
 
-from D24FADLib.references.fit import names_an_agent, traits_of_grid, weighting_of
+from D24FADLib.references.traits import Traits, tags_of_text, traits_of_grid, traits_of_tags, voxels_of
 
 from . import geometry, placement
 
@@ -14,10 +14,24 @@ _TAGS = {
     "bodyPart": "0018,0015",
     "date": "0008,0020",
     "description": "0008,103e",
-    "agent": "0018,0010",
     "seriesUid": "0020,000e",
     "studyUid": "0020,000d",
 }
+# What tells the protocol, by DICOM keyword as `D24FADLib.references.kinds` takes it.
+_TECHNICAL = {
+    "ImageType": "0008,0008",
+    "ContrastBolusAgent": "0018,0010",
+    "ScanningSequence": "0018,0020",
+    "RepetitionTime": "0018,0080",
+    "EchoTime": "0018,0081",
+    "InversionTime": "0018,0082",
+    "MagneticFieldStrength": "0018,0087",
+    "ConvolutionKernel": "0018,1210",
+    "ViewPosition": "0018,5101",
+    "DiffusionBValue": "0018,9087",
+    "Laterality": "0020,0060",
+}
+_ALL_TAGS = (*_TAGS.values(), *_TECHNICAL.values())
 
 
 @dataclass(frozen=True)
@@ -28,18 +42,13 @@ class Study:
     bodyPart: str = ""
     date: str = ""
     description: str = ""
-    agent: str = ""
     seriesUid: str = ""
     studyUid: str = ""
 
 
 def studyOf(volumeNode):
     """What is known of the volume's study and series."""
-    values = dict.fromkeys(_TAGS, "")
-    instances = (volumeNode.GetAttribute("DICOM.instanceUIDs") or "").split()
-    database = getattr(slicer, "dicomDatabase", None)
-    if instances and database is not None and database.isOpen:
-        values.update(_tagsOf(database, instances[0]))
+    values = _tagsOf(volumeNode, _TAGS)
     _fillFromHierarchy(volumeNode, values)
     return Study(**values)
 
@@ -47,13 +56,19 @@ def studyOf(volumeNode):
 _tagsCache = {}  # an instance never changes its tags, and the panel asks at every change of the scene
 
 
-def _tagsOf(database, instance):
+def _tagsOf(volumeNode, tags):
+    """{name: text} of {name: tag}, "" for what the DICOM database does not know of the volume."""
+    instances = (volumeNode.GetAttribute("DICOM.instanceUIDs") or "").split()
+    database = getattr(slicer, "dicomDatabase", None)
+    if not instances or database is None or not database.isOpen:
+        return dict.fromkeys(tags, "")
+    instance = instances[0]
     if instance not in _tagsCache:
-        found = {name: (database.instanceValue(instance, tag) or "").strip() for name, tag in _TAGS.items()}
-        if not any(found.values()):
-            return found  # not in the database, as yet
-        _tagsCache[instance] = found
-    return _tagsCache[instance]
+        known = {tag: (database.instanceValue(instance, tag) or "").strip() for tag in _ALL_TAGS}
+        if not any(known.values()):
+            return dict.fromkeys(tags, "")  # not in the database, as yet
+        _tagsCache[instance] = known
+    return {name: _tagsCache[instance][tag] for name, tag in tags.items()}
 
 
 def _fillFromHierarchy(volumeNode, values):
@@ -75,19 +90,34 @@ def _fillFromHierarchy(volumeNode, values):
 
 
 def traitsOf(volumeNode):
-    """What `references.fit` compares, of a volume in the scene."""
+    """What the suitability check compares, of a volume in the scene."""
     study = studyOf(volumeNode)
-    shape = volumeNode.GetImageData().GetDimensions()[::-1]
+    columns = np.asarray(geometry.ijkToLocal(volumeNode))[:3, :3]
+    spacing = np.linalg.norm(columns, axis=0)
+    size = volumeNode.GetImageData().GetDimensions()
     said = study.description or volumeNode.GetName() or ""
-    isMr = study.modality in ("", "MR")
-    enhanced = None
-    if study.modality:
-        enhanced = bool(study.agent) or names_an_agent(study.description)
-    return traits_of_grid(
-        shape,
-        np.asarray(geometry.ijkToLocal(volumeNode)),
+    own = traits_of_tags(tags_of_text(_tagsOf(volumeNode, _TECHNICAL)), said)
+    return Traits(
+        series_uid=study.seriesUid,
+        study_uid=study.studyUid,
         modality=study.modality,
         body_part=study.bodyPart,
-        weighting=weighting_of(said) if isMr else "",
-        enhanced=enhanced,
+        voxels=_voxelsOf(volumeNode),
+        **traits_of_grid(size, spacing, columns / spacing),
+        **own,
     )
+
+
+_voxelsCache = {}
+
+
+def _voxelsOf(volumeNode):
+    image = volumeNode.GetImageData()
+    stamp = (image.GetMTime(), volumeNode.GetID())
+    cached = _voxelsCache.get(volumeNode.GetID())
+    if cached is None or cached[0] != stamp:
+        cached = _voxelsCache[volumeNode.GetID()] = (
+            stamp,
+            voxels_of(slicer.util.arrayFromVolume(volumeNode)),
+        )
+    return cached[1]

@@ -83,6 +83,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "folder and readable by you alone (see d24fad info)",
     )
     parser.add_argument("--no-cache", action="store_true", help="keep nothing and use nothing kept")
+    parser.add_argument(
+        "--unsuitable-anyway",
+        action="store_true",
+        help="go on with references that the suitability check refuses",
+    )
     parser.add_argument("--json", action="store_true", help="progress and result as JSON lines")
 
 
@@ -113,6 +118,7 @@ def options_from(args: argparse.Namespace) -> DetectionOptions:
         batch=args.batch,
         cache=not args.no_cache,
         reference_cache=args.reference_cache,
+        unsuitable_anyway=args.unsuitable_anyway,
     )
 
 
@@ -142,7 +148,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
 
 def read_inputs(args: argparse.Namespace, reporter: Reporter) -> tuple[Volume, list[Volume], tuple[str, ...]]:
     """Query, supports and, where it is known, the DICOM files of the query."""
-    from D24FADLib.imaging.reading import read_volume
+    from D24FADLib.reading import read_study
 
     if args.dicom:
         if args.query or args.support:
@@ -154,21 +160,14 @@ def read_inputs(args: argparse.Namespace, reporter: Reporter) -> tuple[Volume, l
     if not args.query:
         raise InputError("no study was given: d24fad detect QUERY --support PATH ... --output DIR")
     total = 1 + len(args.support)
-    reporter.progress("read", 0, total)
-    files: tuple[str, ...] = ()
-    if args.dicom_output:
-        from D24FADLib.dicom.library import open_volume
-
-        query, notes, files = open_volume(args.query, args.series)
-        for note in notes:
-            reporter.warning(note)
-    else:
-        query = read_volume(args.query, args.series)
-    supports = []
-    for number, path in enumerate(args.support, start=1):
+    studies = []
+    for number, path in enumerate([args.query, *args.support]):
         reporter.progress("read", number, total)
-        supports.append(read_volume(path))
-    return query, supports, files
+        studies.append(read_study(path, args.series if number == 0 else None))
+        for note in studies[-1].notes:
+            reporter.warning(f"{studies[-1].volume.name}: {note}.")
+    query, *supports = studies
+    return query.volume, [support.volume for support in supports], query.dicom_files
 
 
 def summarise(detection: Detection, folder: Path, files: dict[str, Path]) -> dict[str, Any]:

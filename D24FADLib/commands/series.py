@@ -12,7 +12,7 @@ from .progress import Reporter
 
 if TYPE_CHECKING:
     from ..dicom.catalog import Catalog, SeriesEntry
-    from ..dicom.suitability import Check
+    from ..references.suitability import Check
 
 
 def add_parser(subparsers: Any) -> None:
@@ -50,7 +50,7 @@ def _progress(done: int, total: int) -> bool:
 
 def _pairs(catalog: Catalog, query_uid: str | None) -> dict[int, Check]:
     """For each entry (by its place) the verdict on it as a reference for the query."""
-    from ..dicom.suitability import check_pair
+    from ..references.suitability import check_pair
 
     if query_uid is None:
         return {}
@@ -78,7 +78,7 @@ def _series(entry: SeriesEntry, pair: Check | None) -> dict[str, Any]:
         "modality": entry.modality,
         "body_part": entry.body_part,
         "description": entry.description,
-        "sequence": traits.sequence,
+        "sequence": traits.sequence or traits.said_sequence,
         "contrast": traits.contrast,
         "kernel": traits.kernel,
         "plane": traits.plane,
@@ -87,10 +87,13 @@ def _series(entry: SeriesEntry, pair: Check | None) -> dict[str, Any]:
         "files": len(entry.files),
         "stacks": [{"label": stack.label, "slices": len(stack)} for stack in entry.stacks],
         "suitable": entry.check.level.value,
-        "reasons": list(entry.check.reasons),
+        "reasons": [str(reason) for reason in entry.check.reasons],
     }
     if pair is not None:
-        plain["as_reference"] = {"suitable": pair.level.value, "reasons": list(pair.reasons)}
+        plain["as_reference"] = {
+            "suitable": pair.level.value,
+            "reasons": [str(reason) for reason in pair.reasons],
+        }
     return plain
 
 
@@ -106,7 +109,7 @@ def _print(catalog: Catalog, pairs: dict[int, Check]) -> None:
         facts = [
             entry.modality or "no modality",
             entry.body_part,
-            traits.sequence or traits.kernel,
+            traits.sequence or traits.said_sequence or traits.kernel,
             contrast,
             traits.plane,
             f"{entry.slices} slices",

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..references.suitability import Check, Kind, check_alone, refuse, verdict, warn
+from ..references.traits import Traits, traits_of_grid, traits_of_tags
 from .frames import Frame
 from .geometry import arrange
 from .series import SeriesReading, read_frames
-from .stacks import Stack, plane_name, split
-from .suitability import Check, check_alone
-from .traits import Traits, traits_of_tags
+from .stacks import Stack, split
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -62,57 +64,50 @@ class SeriesEntry:
 
     def traits(self, stack: int = 1) -> Traits:
         """What is known of a stack (from 1) before its pixels are read."""
-        own = traits_of_tags(self.tags)
+        own = traits_of_tags(self.tags, self.description)
         if not self.stacks:
             return Traits(self.uid, self.study_uid, self.modality, self.body_part, **own)
         chosen = self.stacks[stack - 1]
-        first = chosen.frames[0]
-        spacing, extent = self._grid(chosen)
         return Traits(
             series_uid=self.uid,
             study_uid=self.study_uid,
             modality=self.modality,
             body_part=self.body_part,
-            plane=plane_name(first) if len(chosen) > 1 else "",
-            slices=len(chosen),
-            spacing=spacing,
-            extent=extent,
-            color=first.samples > 1,
+            color=chosen.frames[0].samples > 1,
+            **self._grid(chosen),
             **own,
         )
 
     @staticmethod
-    def _grid(
-        stack: Stack,
-    ) -> tuple[tuple[float, float, float] | None, tuple[float, float, float] | None]:
+    def _grid(stack: Stack) -> dict[str, Any]:
         try:
             grid = arrange(stack, "")
         except InputError:
-            return None, None
-        reach = np.abs(grid.direction) @ (np.array(grid.size) * np.array(grid.spacing))
-        return grid.spacing, (float(reach[0]), float(reach[1]), float(reach[2]))
+            return {"slices": len(stack)}
+        return traits_of_grid(grid.size, grid.spacing, _LPS_TO_RAS @ grid.direction)
 
     @cached_property
     def check(self) -> Check:
         """Whether the series suits as a query or as a reference, and why not."""
         if self.content:
-            return Check(refusals=(f"holds {self.content}",))
+            return verdict([refuse(Kind.CONTENT, reference=f"holds {self.content}")])
         if not self.stacks:
-            return Check(refusals=("holds no images",))
-        refusals: list[str] = []
-        warnings: list[str] = list(self.notes)
+            return verdict([refuse(Kind.CONTENT, reference="holds no images")])
+        reasons = [warn(Kind.GEOMETRY, reference=note) for note in self.notes]
         if self._captures():
-            refusals.append("secondary captures, not the images of the examination")
+            captures = "secondary captures, not the images of the examination"
+            reasons.append(refuse(Kind.CONTENT, reference=captures))
         try:
             grid = arrange(self.stacks[0], f"series {self.uid}")
-            warnings.extend(grid.notes)
+            reasons += [warn(Kind.GEOMETRY, reference=note) for note in grid.notes]
         except InputError as error:
-            refusals.append(str(error).split(": ", 1)[-1])
-        if len(self.stacks) > 1 and len(self.stacks[1]) == len(self.stacks[0]) == 1:
-            refusals.append(f"{len(self.stacks)} images that form no volume")
-        elif len(self.stacks) > 1:
-            warnings.append(f"holds {len(self.stacks)} stacks; the largest is used")
-        return Check(tuple(refusals), tuple(warnings)) + check_alone(self.traits())
+            reasons.append(refuse(Kind.GEOMETRY, reference=str(error).split(": ", 1)[-1]))
+        count = len(self.stacks)
+        if count > 1 and len(self.stacks[1]) == len(self.stacks[0]) == 1:
+            reasons.append(refuse(Kind.GEOMETRY, reference=f"{count} images that form no volume"))
+        elif count > 1:
+            reasons.append(warn(Kind.GEOMETRY, reference=f"holds {count} stacks; the largest is used"))
+        return verdict(reasons) + check_alone(self.traits())
 
     def _captures(self) -> bool:
         from .frames import SECONDARY_CAPTURE
@@ -163,7 +158,11 @@ class Catalog:
         if len(fit) == 1:
             return fit[0]
         if not fit:
-            raise InputError(f"{self.name}: no DICOM images in it. Choose the folder of a DICOM series.")
+            why = "no files in it" if not self.files_known else "no DICOM images in it"
+            seen = [str(problem) for problem in self.problems[:3]]
+            seen += [f"series {entry.uid}: {entry.content}" for entry in self.series[: 3 - len(seen)]]
+            advice = "Choose the folder of a DICOM series, or, for another format, the image file itself."
+            raise InputError("\n  ".join([f"{self.name}: {why}. {advice}", *seen]))
         lines = [f"  {e.uid}  {e.modality or 'no modality'}, {e.slices} slices" for e in fit[:20]]
         raise InputError("\n".join([f"{self.name}: holds {len(fit)} series. Choose one by its UID:", *lines]))
 

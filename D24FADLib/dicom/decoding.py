@@ -117,8 +117,6 @@ def _listen(process: subprocess.Popen[bytes], answers: Queue[Any]) -> None:
 
 def main() -> int:
     """The child: one [path, frame] a line."""
-    import pydicom
-
     opened: tuple[str, Dataset] | None = None
     # What a library prints must not come between the answers.
     answers = os.dup(sys.stdout.fileno())
@@ -128,7 +126,8 @@ def main() -> int:
             path, number = json.loads(line)
             try:
                 if opened is None or opened[0] != path:
-                    opened = (path, pydicom.dcmread(path))
+                    with open(path, "rb") as stream:
+                        opened = (path, headers.parse(stream))
                 values = np.ascontiguousarray(stored_values(opened[1], number))
             except (
                 BaseException

@@ -1,4 +1,4 @@
-"""The DICOM side of `d24fad detect`: its options, its inputs with their suitability, and its output.
+"""The DICOM side of `d24fad detect`: its options, its inputs and its output.
 
 The command calls `add_arguments`, then `read_inputs` when `args.dicom` is given, and `write_output`
 after the detection when `args.dicom_output` is.
@@ -14,8 +14,8 @@ from pathlib import Path
 from ..errors import InputError
 from ..imaging.volume import Volume
 from ..inference.detection import Detection
+from ..inference.inputs import require_suitable
 from .scan import Progress
-from .suitability import Check, Level
 
 DEFAULT_KINDS = "seg,map,fractional,report,overview"
 
@@ -27,12 +27,11 @@ class DicomInputs:
     query: Volume
     supports: tuple[Volume, ...]
     query_files: tuple[str, ...]
-    checks: tuple[Check, ...]
     notes: tuple[str, ...]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--dicom, --query-series, --support-series, --dicom-output, --dicom-objects, --unsuitable-anyway."""
+    """--dicom, --query-series, --support-series, --dicom-output, --dicom-objects."""
     group = parser.add_argument_group("DICOM")
     group.add_argument(
         "--dicom", type=Path, metavar="FOLDER", help="folder, DICOMDIR or ctkDICOM.sql that holds the series"
@@ -58,11 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KINDS",
         help=f"which of seg, map, fractional, report, overview, pdf (default {DEFAULT_KINDS})",
     )
-    group.add_argument(
-        "--unsuitable-anyway",
-        action="store_true",
-        help="go on with references that the suitability check refuses",
-    )
 
 
 def read_inputs(args: argparse.Namespace, progress: Progress | None = None) -> DicomInputs:
@@ -76,38 +70,17 @@ def read_inputs(args: argparse.Namespace, progress: Progress | None = None) -> D
         )
     catalog = open_library(args.dicom, None, progress)
     entries = [catalog.find(uid) for uid in (args.query_series, *args.support_series)]
+    names = ["query", *(f"reference {n}" for n in range(1, len(entries)))]
+    # The detector judges voxels too; what the headers refuse is said before any pixel is read.
+    query_traits, *support_traits = (entry.traits() for entry in entries)
+    require_suitable(
+        names[0], query_traits, list(zip(names[1:], support_traits, strict=True)), args.unsuitable_anyway
+    )
     readings = [entry.read() for entry in entries]
     notes = [f"series {e.uid}: {note}" for e, r in zip(entries, readings, strict=True) for note in r.notes]
-    query, *supports = (reading.volume for reading in readings)
-    supports = [Volume(v.image, f"reference {n}", v.info) for n, v in enumerate(supports, start=1)]
-    checks = check_inputs(query, supports, args.unsuitable_anyway)
-    for number, check in enumerate(checks, start=1):
-        notes += [f"reference {number}: {reason}" for reason in check.reasons]
-    return DicomInputs(
-        Volume(query.image, "query", query.info),
-        tuple(supports),
-        tuple(dict.fromkeys(frame.path for frame in readings[0].frames)),
-        checks,
-        tuple(notes),
-    )
-
-
-def check_inputs(query: Volume, supports: Sequence[Volume], anyway: bool = False) -> tuple[Check, ...]:
-    """The suitability of each reference; raises InputError where one is refused, unless told to go on."""
-    from .suitability import check_volumes
-
-    checks = check_volumes(query, supports)
-    refused = [
-        f"  reference {number}: {'; '.join(check.refusals)}"
-        for number, check in enumerate(checks, start=1)
-        if check.level is Level.REFUSE
-    ]
-    if refused and not anyway:
-        raise InputError(
-            "\n".join(["These references do not suit the query; choose others:", *refused])
-            + "\nTo use them all the same, add --unsuitable-anyway."
-        )
-    return checks
+    volumes = [Volume(r.volume.image, n, r.volume.info) for r, n in zip(readings, names, strict=True)]
+    files = tuple(dict.fromkeys(frame.path for frame in readings[0].frames))
+    return DicomInputs(volumes[0], tuple(volumes[1:]), files, tuple(notes))
 
 
 def write_output(

@@ -17,7 +17,7 @@ from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -28,6 +28,7 @@ _PIXEL_ELEMENTS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _IMPLICIT = "1.2.840.10008.1.2"
+_EXPLICIT = "1.2.840.10008.1.2.1"
 _UNDEFINED = 0xFFFFFFFF
 _TALKATIVE = {
     "pydicom",
@@ -77,13 +78,12 @@ def read_header(path: str | os.PathLike[str]) -> tuple[Dataset, bool]:
     Pixel data that are cut off, or shorter than the header says, make the file unreadable too. Callers
     that read many files enter `quiet` once around all of them.
     """
-    import pydicom
     from pydicom.errors import InvalidDicomError
 
     header: Dataset | None = None
     try:
         with open(path, "rb") as stream:
-            header = pydicom.dcmread(stream, stop_before_pixels=True)
+            header = parse(stream, stop_before_pixels=True)
             syntax = str(header.file_meta.get("TransferSyntaxUID", "") or "")
             pixels = syntax == _DEFLATED or _check_pixel_element(stream, header, syntax)
     except InvalidDicomError as error:
@@ -98,6 +98,38 @@ def read_header(path: str | os.PathLike[str]) -> tuple[Dataset, bool]:
     except Exception as error:  # bytes from outside: pydicom raises a dozen kinds on damaged ones
         raise Unreadable("damaged: its header cannot be parsed") from error
     return header, pixels
+
+
+def parse(stream: BinaryIO, stop_before_pixels: bool = False) -> Dataset:
+    """As pydicom.dcmread, also for a file without preamble and meta information (PS3.10 section 7.1), as
+    old archives and discs hold them; raises as that does."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+    from pydicom.uid import UID
+
+    try:
+        return pydicom.dcmread(stream, stop_before_pixels=stop_before_pixels)
+    except InvalidDicomError:
+        stream.seek(0)
+        head = stream.read(8)
+        stream.seek(0)
+        if not _starts_a_dataset(head):
+            raise
+    dataset = pydicom.dcmread(stream, stop_before_pixels=stop_before_pixels, force=True)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        syntax = _IMPLICIT if implicit else _EXPLICIT if little else _BIG_ENDIAN
+        dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    return dataset
+
+
+def _starts_a_dataset(head: bytes) -> bool:
+    """True for the first element of a data set: of group 2 or 8, in little endian, of a likely length."""
+    if len(head) < 8 or head[:2] not in (b"\x02\0", b"\x08\0") or head[3] != 0:
+        return False
+    if head[4:6].isalpha():
+        return head[4:6].isupper()
+    return struct.unpack_from("<I", head, 4)[0] <= 128
 
 
 def _check_pixel_element(stream: Any, header: Dataset, syntax: str) -> bool:
@@ -147,7 +179,7 @@ def _check_fragments(stream: Any, start: int, size: int) -> None:
 
 def is_compressed(syntax: str) -> bool:
     """True for every transfer syntax but the native ones (PS3.5 A.1 to A.3)."""
-    return syntax not in ("", _IMPLICIT, "1.2.840.10008.1.2.1", _BIG_ENDIAN, _DEFLATED)
+    return syntax not in ("", _IMPLICIT, _EXPLICIT, _BIG_ENDIAN, _DEFLATED)
 
 
 def expected_pixel_bytes(header: Dataset) -> int:

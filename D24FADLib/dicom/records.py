@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from . import headers
 from .frames import NOT_IMAGES, SECONDARY_CAPTURE, frames_of, sop_class
 from .privacy import IDENTIFYING, identity_words, keys_of, withhold
-from .traits import TECHNICAL, technical_tags
+from .technical import TECHNICAL, technical_tags
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

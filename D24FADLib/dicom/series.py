@@ -18,7 +18,7 @@ from .geometry import Arrangement, arrange
 from .pixels import decode
 from .privacy import identity_words, withhold
 from .stacks import Stack, split
-from .traits import technical_tags
+from .technical import technical_tags
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -174,6 +174,8 @@ def _to_image(voxels: NDArray[Any], arrangement: Arrangement) -> sitk.Image:
 
     if voxels.ndim == 4 and (voxels[..., :1] == voxels).all():
         voxels = voxels[..., 0]
+    elif voxels.ndim == 4 and voxels.dtype == np.uint16:
+        voxels = (voxels // 257).astype(np.uint8)
     if voxels.dtype == np.float64:
         voxels = voxels.astype(np.float32)
     image = sitk.GetImageFromArray(np.ascontiguousarray(voxels), isVector=voxels.ndim == 4)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..references.traits import plane_of
 from .frames import Frame
 
 _KEY_ORDER = (
@@ -64,9 +65,7 @@ def plane_name(frame: Frame) -> str:
     """axial, sagittal or coronal by the slice normal, "oblique" between them, "" without orientation."""
     if frame.orientation is None:
         return ""
-    normal = np.abs(np.cross(frame.orientation[:3], frame.orientation[3:]))
-    axis = int(normal.argmax())
-    return ("sagittal", "coronal", "axial")[axis] if normal[axis] > 0.8 else "oblique"
+    return plane_of(np.cross(frame.orientation[:3], frame.orientation[3:]))
 
 
 def _without_copies(frames: Iterable[Frame]) -> tuple[list[Frame], int]:

@@ -8,6 +8,7 @@ axis that they are closest to. Canonical arrays are indexed (z, y, x), with a fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -130,19 +131,23 @@ def default_plane(volume: Volume) -> Plane:
     clearly shortest side; else axial.
     """
     by_axis = {plane.normal_axis: plane for plane in Plane}
-    axes = _signed_axes(volume.image)
-    size = np.array([volume.size[own] for own, _ in axes])
-    spacing = np.array([volume.spacing[own] for own, _ in axes])
-    if (size == 1).sum() == 1:
-        return by_axis[int(np.argmin(size))]
-    thickest = int(np.argmax(spacing))
-    if spacing[thickest] >= _CLEARLY_THICKER * np.sort(spacing)[1]:
-        return by_axis[thickest]
-    extent = size * spacing
+    axes = [own for own, _ in _signed_axes(volume.image)]
+    found = acquired_axis([volume.size[own] for own in axes], [volume.spacing[own] for own in axes])
+    return Plane.AXIAL if found is None else by_axis[found]
+
+
+def acquired_axis(size: Sequence[int], spacing: Sequence[float]) -> int | None:
+    """The axis that a grid's slices are stacked along: that of the one single voxel, of the clearly largest
+    spacing, else of a slab's clearly shortest side; None where the grid does not tell."""
+    shape, steps = np.asarray(size), np.asarray(spacing, dtype=float)
+    if (shape == 1).sum() == 1:
+        return int(np.argmin(shape))
+    thickest = int(np.argmax(steps))
+    if steps[thickest] >= _CLEARLY_THICKER * np.sort(steps)[1]:
+        return thickest
+    extent = shape * steps
     thinnest = int(np.argmin(extent))
-    if extent[thinnest] <= _CLEARLY_THINNER * np.sort(extent)[1]:
-        return by_axis[thinnest]
-    return Plane.AXIAL
+    return thinnest if extent[thinnest] <= _CLEARLY_THINNER * np.sort(extent)[1] else None
 
 
 def slice_index(volume: Volume, plane: Plane, canonical_slice: int) -> int:

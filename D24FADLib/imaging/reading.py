@@ -1,4 +1,7 @@
-"""Reading images of any accepted format into a `Volume`, and refusing what cannot be used."""
+"""Reading image files of any accepted format but DICOM into a `Volume`, and refusing what cannot be used.
+
+`D24FADLib.reading.read_study` reads DICOM as well.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,10 @@ import numpy as np
 
 from ..errors import InputError
 from . import headers
-from .dicom_series import SeriesSummary, is_dicom_file, list_series, read_dicom_file, read_dicom_folder
 from .volume import Volume, array_view
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
-
-__all__ = ["ACCEPTED", "SeriesSummary", "list_series", "read_volume"]
 
 ACCEPTED = "NIfTI (.nii, .nii.gz), NRRD, MetaImage (.mha, .mhd), DICOM, PNG, JPEG, TIFF, BMP"
 
@@ -45,21 +45,24 @@ _HEADER_CHECKS = {
 }
 
 
-def read_volume(path: str | os.PathLike[str], series_uid: str | None = None) -> Volume:
-    """Read one image, whatever its format; `series_uid` chooses among the series of a DICOM folder.
+def is_image_name(path: str | os.PathLike[str]) -> bool:
+    """Whether a file's name ends like that of an image file."""
+    suffix = _suffix(Path(path))
+    return suffix in _VOLUME_IO or suffix in _PICTURE_IO
 
-    Voxels are as on disk (DICOM: rescaled), except that 64-bit types become float32, MONOCHROME1 is
-    inverted so that bright means dense, and a colour picture without colour becomes scalar. Pictures have
-    no physical size: their pixels count as 1 mm. Raises InputError for whatever cannot be used as it is.
+
+def read_volume(path: str | os.PathLike[str]) -> Volume:
+    """Read one image file.
+
+    Voxels are as on disk, except that 64-bit types become float32 and a colour picture without colour becomes
+    scalar. Pictures have no physical size: their pixels count as 1 mm. Raises InputError for whatever cannot
+    be used as it is.
     """
     path = Path(path)
     name = path.name or path.resolve().name
     try:
-        if path.is_dir():
-            volume = read_dicom_folder(path, series_uid)
-        else:
-            _require_readable_file(path)
-            volume = _read_file(path, series_uid)
+        _require_readable_file(path)
+        volume = _read_file(path)
     except PermissionError as error:
         raise InputError(f"{name}: no permission to read it. Ask for read access, or copy it.") from error
     except OSError as error:
@@ -83,14 +86,12 @@ def _suffix(path: Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else os.path.splitext(name)[1]
 
 
-def _read_file(path: Path, series_uid: str | None) -> Volume:
+def _read_file(path: Path) -> Volume:
     suffix = _suffix(path)
     if suffix in _VOLUME_IO:
         return Volume(_read_volume_file(path, _VOLUME_IO[suffix]), path.name)
     if suffix in _PICTURE_IO:
         return Volume(_read_picture(path, _PICTURE_IO[suffix]), path.name)
-    if is_dicom_file(path):
-        return read_dicom_file(path, series_uid)
     raise InputError(f"{path.name}: not an image that can be read. Accepted: {ACCEPTED}.")
 
 

@@ -59,6 +59,7 @@ def detect(
     from D24FADLib.inference.batches import workers_on
     from D24FADLib.inference.comparison import Comparer, Evidence, compare
     from D24FADLib.inference.devices import choose_device, default_batch
+    from D24FADLib.inference.inputs import check_inputs
     from D24FADLib.inference.models import load_model
     from D24FADLib.inference.reference_set import prepare_for
     from D24FADLib.inference.runtimes import choose_encoder
@@ -67,6 +68,7 @@ def detect(
     options = replace(options or DetectionOptions(), **changes)
     tell: Progress = progress or (lambda step, done, total: None)
     clock = _Clock()
+    misfits = check_inputs(query, supports, options.unsuitable_anyway)
     device = choose_device(options.device)
     tell("model", 0, 1)
     model, metadata = load_model(options.model)
@@ -106,7 +108,7 @@ def detect(
     anomaly_map = place.volume(scored.scores, "anomaly_map")
     findings, labels = find(anomaly_map, threshold, prepared.plane, scored.min_volume_ml)
     shares = _all_shares(compared.weights.mean(axis=1), prepared)
-    warnings = [*prepared.warnings, *compared.notes]
+    warnings = [*misfits, *prepared.warnings, *compared.notes]
     reports = _support_reports(supports, prepared, scored, compared)
     warnings += [
         f"{r.name} stands out against the other references: is it normal, and of the same protocol?"

@@ -23,6 +23,7 @@ class DetectionOptions:
     batch: slices (of the query and each support) compared at a time; None fits it to the device.
     cache: keep converted networks in the user's cache folder. reference_cache: compare on the references'
     own grid and keep their features and voxels there too, for the next study (see `reference_set`).
+    unsuitable_anyway: go on with references that the suitability check refuses, where that is possible.
     """
 
     plane: Plane | None = None
@@ -37,6 +38,7 @@ class DetectionOptions:
     batch: int | None = None
     cache: bool = True
     reference_cache: bool = False
+    unsuitable_anyway: bool = False
 
     def __post_init__(self) -> None:
         # Names do as well as members.

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from D24FADLib.errors import InputError
 from D24FADLib.imaging.alignment import AlignedSupport, Alignment, align_all
 from D24FADLib.imaging.intensity import (
     choose_ct_window,
@@ -110,35 +109,6 @@ def on_grid(mask: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.bool_]
     return np.ascontiguousarray(mask[:, rows][:, :, cols])
 
 
-def check_inputs(query: Volume, supports: Sequence[Volume]) -> list[str]:
-    """What does not fit, in words. Raises InputError where it cannot be compared at all."""
-    if not supports:
-        raise InputError("no normal reference was given; choose 2 to 8 normal studies of the same protocol")
-    warnings = []
-    if len(supports) == 1:
-        warnings.append("One reference only: nothing tells how much normal studies differ. Use 2 to 8.")
-    query_modality, query_hash = guess_modality(query), query.content_hash()
-    for support in supports:
-        if support.is_color != query.is_color:
-            kinds = ("a colour picture", "not in colour")
-            raise InputError(
-                f"{support.name}: is {kinds[not support.is_color]}, the study {query.name} is "
-                f"{kinds[not query.is_color]}. Choose references of the study's own kind."
-            )
-        if query.is_single_image != support.is_single_image and not query.is_single_image:
-            raise InputError(
-                f"{support.name}: is a single image, the study {query.name} is a volume. Choose volumes."
-            )
-        if support.content_hash() == query_hash:
-            warnings.append(f"{support.name} is the study itself: it hides whatever is abnormal in it.")
-        modality = guess_modality(support)
-        if modality and query_modality and modality != query_modality:
-            warnings.append(
-                f"{support.name} is {modality}, the study is {query_modality}: expect differences everywhere."
-            )
-    return warnings
-
-
 def prepare_study(
     query: Volume,
     supports: Sequence[Volume],
@@ -150,9 +120,10 @@ def prepare_study(
 ) -> Prepared:
     """Align the supports, match their intensities and cut everything into slices of the plane.
 
-    `progress(step, done, total)`. Raises InputError (see `check_inputs`) and Cancelled.
+    `progress(step, done, total)`. What can be compared is checked before (`inputs.check_inputs`). Raises
+    Cancelled.
     """
-    warnings = check_inputs(query, supports)
+    warnings: list[str] = []
     canonical = to_canonical(query.image)
     modality = guess_modality(query)
     mask = foreground_mask(canonical, modality)

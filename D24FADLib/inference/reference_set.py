@@ -35,7 +35,6 @@ from D24FADLib.inference.preparation import (
     Home,
     Prepared,
     body_box,
-    check_inputs,
     low_similarity,
     matched_to,
     prepare_study,
@@ -162,7 +161,7 @@ def _make(
         "window": window,
         "box": [[side.start, side.stop] for side in box],
         "spacing": list(base.spacing),
-        "warnings": [w for w in base.warnings if "is the study itself" not in w],
+        "warnings": list(base.warnings),
         "aligned": [
             {"similarity": 1.0, "overlap": 1.0, "method": Alignment.NONE.value, "note": ""},
             *(
@@ -223,7 +222,7 @@ def prepare_query(
 
     facts = references.facts
     plane = Plane(facts["plane"])
-    warnings = [*check_inputs(query, supports), *facts["warnings"]]
+    warnings = list(facts["warnings"])
     method = align or Alignment.AFFINE
     moved = align_all(
         [query],

@@ -92,7 +92,7 @@ def inference_config() -> dict[str, Any]:
     """
     return {
         "imports": [
-            "$import D24FADLib.imaging.reading as reading",
+            "$import D24FADLib.reading as reading",
             "$import D24FADLib.inference.detector as detector",
             "$import D24FADLib.inference.outputs as outputs",
             "$import pathlib",
@@ -104,8 +104,8 @@ def inference_config() -> dict[str, Any]:
         "supports": ["normal_1.nii.gz", "normal_2.nii.gz"],
         "output_dir": "$@bundle_root + '/eval'",
         "network_def": {"_target_": "D24FADLib.network.checkpoints.load_network", "folder": "@bundle_root"},
-        "detection": "$detector.detect(reading.read_volume(@query), "
-        "[reading.read_volume(path) for path in @supports], model=@bundle_root, device=@device, "
+        "detection": "$detector.detect(reading.read_study(@query).volume, "
+        "[reading.read_study(path).volume for path in @supports], model=@bundle_root, device=@device, "
         "runtime=@runtime)",
         "initialize": [],
         "run": ["$outputs.write_outputs(@detection, pathlib.Path(@output_dir))"],

@@ -43,10 +43,10 @@ class VolumeOptions:
 
 def find_volumes(folder: Path) -> list[Path]:
     """Volume files and DICOM folders in a folder, sorted by name."""
-    from D24FADLib.imaging.dicom_series import is_dicom_file
+    from D24FADLib.reading import is_dicom
 
     def is_series(path: Path) -> bool:
-        return path.is_dir() and any(p.is_file() and is_dicom_file(p) for p in sorted(path.iterdir())[:3])
+        return path.is_dir() and any(p.is_file() and is_dicom(p) for p in sorted(path.iterdir())[:3])
 
     return sorted(p for p in folder.iterdir() if p.name.lower().endswith(VOLUME_SUFFIXES) or is_series(p))
 
@@ -79,16 +79,16 @@ def load_slices(
 def _prepare(
     paths: Sequence[Path], task: str, size: int, options: VolumeOptions, warn: Callable[[str], None]
 ) -> dict[str, torch.Tensor]:
+    from D24FADLib import reading
     from D24FADLib.imaging.planes import default_plane
-    from D24FADLib.imaging.reading import read_volume
     from D24FADLib.inference.comparison import input_size
 
-    first = read_volume(paths[0])
+    first = reading.read_study(paths[0]).volume
     plane = options.plane or default_plane(first)
     shape: tuple[int, int] | None = None
     pixels, studies, places = [], [], []
     for study, path in enumerate(paths):
-        volume = first if study == 0 else read_volume(path)
+        volume = first if study == 0 else reading.read_study(path).volume
         if volume.is_single_image:
             raise InputError(f"{path.name}: a single image among volumes; put pictures into their own folder")
         prepared = _pair(first, volume, plane, options, warn)
@@ -113,13 +113,18 @@ def _pair(
     """The volume as the support in a detection: of the first volume's, or, unaligned, of itself."""
     from D24FADLib.imaging.alignment import Alignment
     from D24FADLib.inference.preparation import prepare_study
+    from D24FADLib.references.suitability import check_pair
+    from D24FADLib.references.traits import traits_of_volume
 
     if not options.aligned or volume is first:
         return prepare_study(volume, [volume], plane, Alignment.NONE)
+    for reason in check_pair(traits_of_volume(first), traits_of_volume(volume)).reasons:
+        if reason.impossible:
+            raise InputError(f"{volume.name}: {reason}. Train on volumes of one kind.")
+        warn(f"{volume.name}: {reason}.")
     prepared = prepare_study(first, [volume], plane, options.align)
     for text in prepared.warnings:
-        if not text.startswith("One reference only"):
-            warn(text)
+        warn(text)
     return prepared
 
 

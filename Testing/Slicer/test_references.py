@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from D24FADLib.errors import InputError
-from D24FADLib.references.fit import Misfit, Traits, reasons_against, weighting_of
+from D24FADLib.references.suitability import Kind
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def saved(path, size=(40, 48, 20), spacing=(2, 2, 4)):
 
 
 def misfits(logic, row):
-    return [reason.misfit for reason in logic.referenceProblems(row.key)]
+    return [reason.kind for reason in logic.referenceProblems(row.key)]
 
 
 def test_what_cannot_be_a_reference_is_refused_with_the_reason(study, tmp_path):
@@ -74,24 +74,13 @@ def test_what_does_not_fit_is_marked_before_running(study, volumes, tmp_path):
     assert misfits(logic, fits) == []
     sagittal = np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]], float)
     turned = logic.addReferenceNode(volumes.add("Turned", volumes.grid(sagittal)))
-    assert Misfit.ORIENTATION in misfits(logic, turned)
+    assert Kind.ORIENTATION in misfits(logic, turned)
     small = logic.addReferenceNode(volumes.add("Small", volumes.grid(spacing=(0.7, 0.7, 4.0))))
-    assert misfits(logic, small) == [Misfit.FIELD_OF_VIEW]
+    assert set(misfits(logic, small)) == {Kind.COVERAGE}
     logic.query().SetName("T1 axial")
     references[1].SetName("T2 axial")
     contrast = logic.addReferenceNode(references[1])
-    assert misfits(logic, contrast) == [Misfit.CONTRAST]
-
-
-def test_fit_compares_only_what_is_known():
-    known = Traits(modality="MR", body_part="BRAIN", weighting="t1", enhanced=False)
-    assert reasons_against(known, Traits()) == []
-    other = Traits(modality="CT", body_part="CHEST", weighting="t2", enhanced=True)
-    found = {reason.misfit for reason in reasons_against(known, other)}
-    assert found == {Misfit.MODALITY, Misfit.BODY_PART, Misfit.CONTRAST, Misfit.ENHANCEMENT}
-    assert weighting_of("AX T2_FLAIR fs") == "flair"
-    assert weighting_of("t1_mprage") == "t1"
-    assert weighting_of("localizer") == ""
+    assert misfits(logic, contrast) == [Kind.SEQUENCE]
 
 
 def test_a_set_keeps_paths_and_comes_back(study, tmp_path):
@@ -118,7 +107,7 @@ def test_a_set_whose_files_are_gone_says_which(study, tmp_path, quiet_log):
     assert "b.nii.gz is gone" in problem
     rows = logic.references()
     assert [row.use for row in rows] == [True, False]
-    assert misfits(logic, rows[1]) == [Misfit.MISSING]
+    assert misfits(logic, rows[1]) == [Kind.MISSING]
     # Ticked all the same, it stops the run with its name, and nothing else happens.
     logic.setReferenceUsed(rows[1].key, True)
     assert "b.nii.gz" in logic.whyNotReady()

@@ -4,10 +4,10 @@ import qt
 from slicer.i18n import tr as _
 
 from D24FADLib.errors import D24FADError
-from D24FADLib.references.fit import Misfit
+from D24FADLib.references.suitability import Kind
 
 from .. import run
-from ..references import IMAGE_SUFFIXES, describe
+from ..references import IMAGE_SUFFIXES, describe, isUnusable
 from . import dialogs, messages
 
 NAME, SOURCE, MODALITY, SLICES, WEIGHT, FIT = range(6)
@@ -78,8 +78,10 @@ class ReferencesStep:
         reasons = self._logic.referenceProblems(row.key)
         tip = "\n".join(describe(reason) for reason in reasons)
         fit, color = _("Fits"), None
-        if any(reason.misfit is Misfit.MISSING for reason in reasons):
+        if any(reason.kind is Kind.MISSING for reason in reasons):
             fit, color = _("Missing"), "#d9534f"
+        elif any(isUnusable(reason) for reason in reasons):
+            fit, color = _("Unsuitable"), "#d9534f"
         elif reasons:
             fit, color = _("Check"), "#e08a1e"
         elif row.dropped:

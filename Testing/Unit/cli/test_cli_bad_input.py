@@ -102,7 +102,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "text as NIfTI": (text, "text.nii.gz", "(?i)not a.*nifti"),
     "truncated": (truncated, "cut.nrrd", "(?i)cut off|damaged|truncated"),
     "two series": (two_series, "export", r"1\.2\.3\.1(.|\n)*1\.2\.3\.2"),
-    "an empty folder": (lambda p: p.mkdir() or p, "folder", "folder is empty.*Choose"),
+    "an empty folder": (lambda p: p.mkdir() or p, "folder", "no files in it.*Choose"),
 }
 
 
@@ -152,13 +152,13 @@ def test_zero_supports(arguments, tmp_path: Path, capsys) -> None:
 def test_a_colour_photograph_as_support_of_a_volume(arguments, tmp_path: Path, capsys) -> None:
     output = tmp_path / "results"
     argv = arguments(output, supports=[photograph(tmp_path / "photo.png")])
-    assert_refused(argv, output, capsys, r"photo\.png: is a colour picture", r"query\.nrrd", "Choose")
+    assert_refused(argv, output, capsys, r"photo\.png: a colour picture", r"query\.nrrd", "Choose")
 
 
 def test_a_single_image_as_support_of_a_volume(arguments, tmp_path: Path, capsys) -> None:
     output = tmp_path / "results"
     argv = arguments(output, supports=[write(tmp_path / "one.nrrd", gray((1, 20, 20)))])
-    assert_refused(argv, output, capsys, r"one\.nrrd: is a single image", "Choose volumes")
+    assert_refused(argv, output, capsys, r"one\.nrrd: a single image", "Choose normal studies")
 
 
 def test_a_used_output_folder(arguments, tmp_path: Path, capsys) -> None:

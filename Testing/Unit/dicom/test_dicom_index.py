@@ -18,8 +18,9 @@ from dicom_factory import SAGITTAL, SeriesSpec, multiframe, phantom, reread, wri
 from D24FADLib.commands import series as series_command
 from D24FADLib.commands.progress import TerminalReporter
 from D24FADLib.dicom.index import default_index, index_folder
-from D24FADLib.dicom.library import open_library, open_volume
+from D24FADLib.dicom.library import open_library
 from D24FADLib.errors import Cancelled, InputError, OutputError
+from D24FADLib.reading import read_study
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -314,10 +315,10 @@ def test_slicers_own_database_is_read_and_left_alone(tmp_path: Path, relative: b
     catalog = open_library(database, ":memory:")
     assert np.array_equal(catalog.read().volume.array(), phantom(5))
     assert (database.read_bytes(), sorted(p.name for p in database.parent.iterdir())) == before
-    volume, notes, files = open_volume(database)
-    assert volume.size[2] == 5
-    assert notes == ()
-    assert sorted(files) == sorted(map(str, paths))
+    study = read_study(database)
+    assert study.volume.size[2] == 5
+    assert study.notes == ()
+    assert sorted(study.dicom_files) == sorted(map(str, paths))
 
 
 def test_what_is_no_database_or_folder_is_explained(tmp_path: Path) -> None:
@@ -353,7 +354,7 @@ def test_the_command_lists_and_judges(tmp_path: Path, capsys: pytest.CaptureFixt
     entry = by_uid[query]
     assert (entry["modality"], entry["slices"], entry["spacing_mm"]) == ("MR", 6, [0.8, 0.9, 2.0])
     assert (entry["sequence"], entry["plane"], entry["suitable"]) == ("T1", "axial", "ok")
-    assert entry["as_reference"]["reasons"][0] == "it is the query itself"
+    assert entry["as_reference"]["reasons"][0].startswith("it is the study itself")
     assert by_uid[specs["c"].series_uid]["as_reference"]["suitable"] == "refuse"
     args = parser.parse_args(["series", str(tmp_path / "in"), "--no-index"])
     assert args.run(args, TerminalReporter()) == 0
@@ -380,28 +381,3 @@ def test_identity_in_free_text_and_file_names_is_withheld(tmp_path: Path) -> Non
     for planted in ("uillfeather", "ebulon", "PID7734921"):
         assert planted not in shown
     assert catalog.problems[0].reason.startswith("cut off")
-
-
-def test_one_file_stands_for_its_series(tmp_path: Path) -> None:
-    paths = write_series(tmp_path, SeriesSpec(phantom(5)))
-    write_series(tmp_path, SeriesSpec(phantom(3)), ["x1.dcm", "x2.dcm", "x3.dcm"])
-    volume, _, files = open_volume(paths[3])
-    assert np.array_equal(volume.array(), phantom(5))
-    assert sorted(files) == sorted(map(str, paths))
-    flat = write_series(
-        tmp_path / "flat", SeriesSpec(phantom(3), edit=lambda ds, k: delattr(ds, "ImagePositionPatient"))
-    )
-    volume, _, files = open_volume(flat[1])
-    assert np.array_equal(volume.array()[0], phantom(3)[1])
-    assert files == (str(flat[1]),)
-
-
-def test_other_formats_go_to_the_imaging_room(tmp_path: Path) -> None:
-    import SimpleITK as sitk
-
-    sitk.WriteImage(sitk.GetImageFromArray(phantom(4)), str(tmp_path / "a.nrrd"))
-    volume, notes, files = open_volume(tmp_path / "a.nrrd")
-    assert np.array_equal(volume.array(), phantom(4))
-    assert (notes, files) == ((), ())
-    with pytest.raises(InputError, match="no such file"):
-        open_volume(tmp_path / "absent.nrrd")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from D24FADLib.errors import InputError
 from D24FADLib.imaging.reading import read_volume
+from D24FADLib.reading import read_study
 
 
 def an_image(dtype: type = np.int16, size: tuple[int, int, int] = (6, 5, 4)) -> sitk.Image:
@@ -221,7 +222,7 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ("five.nrrd", lambda p: _vector(p, 5, np.uint8), "holds 5 values"),
     ("complex.nrrd", _complex, "complex numbers"),
     ("pages.tif", _pages, "several pages"),
-    ("empty folder", lambda p: p.mkdir(), "the folder is empty"),
+    ("empty folder", lambda p: p.mkdir(), "no files in it"),
 ]
 
 
@@ -233,7 +234,7 @@ def test_bad_input_gets_a_clear_error(
     make(path)
     capfd.readouterr()
     with pytest.raises(InputError) as caught:
-        read_volume(path)
+        read_study(path)
     message = str(caught.value)
     assert text in message
     assert name in message
@@ -266,8 +267,8 @@ def test_no_permission(tmp_path: Path) -> None:
 
 def test_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("hello")
-    with pytest.raises(InputError, match="no DICOM images in this folder"):
-        read_volume(tmp_path)
+    with pytest.raises(InputError, match="no DICOM images in it"):
+        read_study(tmp_path)
 
 
 def test_big_endian_nifti(tmp_path: Path) -> None:

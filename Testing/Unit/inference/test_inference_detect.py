@@ -198,18 +198,20 @@ def test_one_support_works_and_says_that_nothing_is_calibrated(simulated, option
     assert detection.supports[0].leave_one_out_score is None
 
 
-def test_the_study_among_its_supports_is_warned_about(simulated, detected, options) -> None:
+def test_the_study_among_its_supports_is_refused_unless_told(simulated, detected, options) -> None:
     same = dataclasses.replace(simulated.query, name="copy.nrrd")
-    detection = detect(simulated.query, [simulated.supports[0], same], options())
-    assert [w for w in detection.warnings if "copy.nrrd is the study itself" in w]
+    with pytest.raises(InputError, match=r"copy\.nrrd: it is the study itself"):
+        detect(simulated.query, [simulated.supports[0], same], options())
+    detection = detect(simulated.query, [simulated.supports[0], same], options(), unsuitable_anyway=True)
+    assert [w for w in detection.warnings if "copy.nrrd: it is the study itself" in w]
     assert not [w for w in detected.warnings if "itself" in w]
     assert detection.residual_map.array().max() < detected.residual_map.array().max()
 
 
-def test_another_modality_is_warned_about(simulated, options) -> None:
+def test_another_modality_is_refused(simulated, options) -> None:
     other = dataclasses.replace(simulated.supports[0], name="other.nrrd", info=VolumeInfo(modality="PT"))
-    detection = detect(simulated.query, [other, simulated.supports[1]], options())
-    assert [w for w in detection.warnings if "other.nrrd is PT, the study is MR" in w]
+    with pytest.raises(InputError, match=r"other\.nrrd: modality PT, the study's is MR"):
+        detect(simulated.query, [other, simulated.supports[1]], options())
 
 
 def test_no_support_and_colour_supports_are_refused(simulated, options) -> None:
@@ -217,7 +219,7 @@ def test_no_support_and_colour_supports_are_refused(simulated, options) -> None:
         detect(simulated.query, [], options())
     pixels = np.random.default_rng(0).integers(0, 255, (1, 20, 30, 3)).astype(np.uint8)
     photo = Volume(sitk.GetImageFromArray(pixels, isVector=True), "photo.png")
-    with pytest.raises(InputError, match=r"photo\.png: is a colour picture.*query\.nrrd"):
+    with pytest.raises(InputError, match=r"(?s)query\.nrrd.*photo\.png: a colour picture"):
         detect(simulated.query, [photo], options())
 
 

@@ -140,16 +140,16 @@ def test_unaligned_volumes_keep_their_own_slices(volumes: Path, tmp_path: Path) 
 def test_prepared_slices_are_kept_until_a_file_changes(
     volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from D24FADLib.imaging import reading
+    from D24FADLib import reading
 
     read: list[str] = []
-    real = reading.read_volume
+    real = reading.read_study
 
     def counting(path: Path) -> object:
         read.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(reading, "read_volume", counting)
+    monkeypatch.setattr(reading, "read_study", counting)
     options = VolumeOptions(align=Alignment.NONE, slices=3)
 
     def load(size: int = 64) -> ImageSet:
