@@ -249,9 +249,10 @@ def describe(reason):
     return text.format(study=reason.study, reference=reason.reference)
 
 
-def isUnusable(reason):
-    """Whether a run cannot start with such a reference; the other reasons are warnings."""
-    return reason.level is Level.REFUSE
+def isUnusable(reason, anyway=False):
+    """Whether a run cannot start with such a reference; the other reasons are warnings. `anyway`: the user
+    goes on where a comparison can be made at all."""
+    return reason.impossible if anyway else reason.level is Level.REFUSE
 
 
 def dicomSelection():

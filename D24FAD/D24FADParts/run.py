@@ -343,10 +343,13 @@ def check(parameterNode):
     used = references.used()
     if not used:
         raise InputError(_("Add at least one normal reference and tick it (step 2)."))
+    anyway = settings.isOn(parameterNode, "UnsuitableAnyway")
     for row in used:
-        bad = [reason for reason in references.problems(row, query) if isUnusable(reason)]
+        bad = [reason for reason in references.problems(row, query) if isUnusable(reason, anyway)]
         if bad:
             text = _("{name} cannot be used: {why}. Untick or remove it.")
+            if not bad[0].impossible:
+                text = _("{name} is not suitable: {why}. Untick it, or go on anyway (Advanced).")
             raise InputError(text.format(name=row.name, why=describe(bad[0]).rstrip(".")))
     return query, used
 

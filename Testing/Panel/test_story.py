@@ -124,6 +124,29 @@ def test_references_that_do_not_fit_are_marked_and_refused(loaded, host, volumes
     screenshot(panel.parent, "3-unfit")
 
 
+def test_an_unsuitable_reference_stops_the_run_unless_one_goes_on_anyway(loaded, host, volumes, quiet_log):
+    panel, _query, _references = loaded
+    ui = panel.ui
+    small = volumes.add("Wrist", volumes.grid(spacing=(0.4, 0.4, 4.0)))
+    chooseInMenu(ui.addLoadedButton, "Wrist")
+    assert ui.referencesTable.item(0, 5).text() == "Unsuitable"
+    assert not ui.applyButton.enabled
+    assert ui.progressLabel.text.startswith("Wrist is not suitable: Field of view: the study covers")
+    ui.advancedButton.collapsed = False
+    host.process_events(0.05)
+    click(ui.anywayCheckBox)
+    assert ui.applyButton.enabled
+    runToEnd(panel, host)
+    assert "candidate" in ui.countLabel.text
+    # ... but what is gone cannot be compared, whatever one ticks.
+    import slicer
+
+    slicer.mrmlScene.RemoveNode(small)
+    host.process_events(0.05)
+    assert ui.referencesTable.item(0, 5).text() == "Missing"
+    assert not ui.applyButton.enabled
+
+
 def test_a_reference_set_is_saved_and_loaded_by_clicks(loaded, host, tmp_path):
     import qt
     import SimpleITK as sitk

@@ -17,7 +17,7 @@ from d24fadhost import dicom
 from dicom_factory import PHI, SeriesSpec, write_series
 
 from D24FADLib.errors import D24FADError
-from D24FADLib.references.fit import Misfit
+from D24FADLib.references.suitability import Kind
 
 SIZE = (12, 40, 36)
 needs_dcmqi = pytest.mark.skipif(importlib.util.find_spec("dcmqi") is None, reason="dcmqi is not installed")
@@ -158,9 +158,9 @@ def test_tags_say_what_does_not_fit(logic, archive, monkeypatch, tmp_path):
     select(monkeypatch, [enhanced.series_uid])
     logic.addReferencesFromDicomSelection()
     (row,) = logic.references()
-    assert {reason.misfit for reason in logic.referenceProblems(row.key)} == {
-        Misfit.BODY_PART,
-        Misfit.ENHANCEMENT,
+    assert {reason.kind for reason in logic.referenceProblems(row.key)} == {
+        Kind.BODY_PART,
+        Kind.CONTRAST_AGENT,
     }
 
 
@@ -179,7 +179,7 @@ def test_a_set_of_series_keeps_uids_and_comes_back_in_another_scene(logic, archi
     assert "not in the DICOM database" in problem
     rows = logic.references()
     assert [row.use for row in rows] == [True, False, True]
-    assert [reason.misfit for reason in logic.referenceProblems(rows[1].key)] == [Misfit.MISSING]
+    assert [reason.kind for reason in logic.referenceProblems(rows[1].key)] == [Kind.MISSING]
     # It stays a series in the set, so that it is found again when it is back.
     again = json.loads(logic.saveReferenceSet("Heads").read_text())["references"]
     assert [entry["value"] for entry in again] == archive.uids[1:]

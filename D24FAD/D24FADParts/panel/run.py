@@ -96,8 +96,8 @@ class RunStep:
             self._ui.progressLabel.setText(why)
 
     def _set(self, name, value):
-        if not self._updating:
-            self._logic.setOption(name, value)
+        if not self._updating and self._logic.setOption(name, value):
+            self.refresh()
 
     def _onWheelFolder(self, path):
         slicer.app.userSettings().setValue("D24FAD/WheelFolder", path)
