@@ -89,13 +89,22 @@ def withheld(why):
     return text.format(why=why)
 
 
+_BLAND = 0.025  # of normal studies score as low: the study is smoothed, or empty of detail
+
+
 def study(about):
     """How unusual the study is as a whole, "" where nothing is known of it."""
-    share = about.get("unusual")
-    if share is None:
+    high, low = about.get("unusual") or (None, None)
+    if high is None or about.get("withheld"):
         return ""
-    said = _("fewer than 0.1 %") if share < 0.001 else f"{100 * share:.2g} %"
-    return _("Of normal studies, {share} would score as high as this one.").format(share=said)
+    if low is not None and low < _BLAND:
+        text = _("Unusually bland: of normal studies, {share} would score as low. Is it smoothed?")
+        return text.format(share=_percent(low))
+    return _("Of normal studies, {share} would score as high as this one.").format(share=_percent(high))
+
+
+def _percent(share):
+    return _("fewer than 0.1 %") if share < 0.001 else f"{100 * share:.2g} %"
 
 
 def finding(number, weights, said, names):

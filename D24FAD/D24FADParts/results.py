@@ -46,7 +46,7 @@ class Outcome:
     leastVoxels: int = 1
     budget: float = 0.0  # findings that a normal study may have on average at the threshold; 0: unknown
     withheld: str = ""  # why the detector gives no findings, where it does not
-    unusual: float | None = None  # share of normal studies that score as high
+    unusual: tuple = (None, None)  # shares of normal studies that score as high, as low
     explanations: list = field(default_factory=list)  # runrecord.Explanation of the detector's findings
 
 

@@ -89,9 +89,10 @@ class RunRecord:
         return found
 
     def unusual(self):
-        """The share of normal studies that score at least as high as this one; None where unknown."""
-        value = self.find("p_value", None)
-        return float(value) if value is not None else None
+        """(share of normal studies that score at least as high as this one, at most as high); each None where
+        it is not known."""
+        shares = (self.find(name, None) for name in ("p_value", "p_value_low"))
+        return tuple(None if share is None else float(share) for share in shares)
 
     def _checks(self):
         # Refusals that the user went on with are no longer a reason to withhold anything.

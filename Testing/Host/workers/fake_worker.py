@@ -101,7 +101,7 @@ def write(query: str, supports: list[str], output: Path, mode: str) -> None:
         x, y, z = image.TransformIndexToPhysicalPoint((int(i), int(j), int(k)))
         explained = {"false_positives": 0.125, "residuals": [0.31, 0.22, 0.1], "nearest_reference": 2}
         record["findings"] = [{"rank": 1, "peak_ras": [-x, -y, z], **explained}]
-        record["p_value"] = 0.02
+        record |= {"p_value": 0.02, "p_value_low": 0.98}
         text = "support_02 is blurred or moved compared with the other references."
         record["checks"] = [{"code": "blur", "severity": "warn", "subject": 2, "message": text}]
         reports[2]["dropped"] = True
