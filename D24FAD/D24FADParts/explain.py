@@ -89,7 +89,7 @@ def withheld(why):
     return text.format(why=why)
 
 
-_BLAND = 0.025  # of normal studies score as low: the study is smoothed, or empty of detail
+_BLAND = 0.01  # of normal studies score as low: the study is smoothed, or empty of detail
 
 
 def study(about):
