@@ -9,12 +9,12 @@ import pytest
         (
             {"calibrated": True, "budget": 1.0, "threshold": 3.5},
             3.5,
-            "Here, a normal study has at most 1 false",
+            "Here, a normal study has at most 1",
         ),
         (
             {"calibrated": True, "budget": 0.5, "threshold": 3.5},
             5.0,
-            "At 3.50, a normal study has at most 0.5",
+            "At 3.50, a normal study has at most 0",
         ),
         ({"calibrated": True, "threshold": 3.5}, 3.5, ""),
         ({"calibrated": False, "threshold": 0.2}, 0.2, "With one reference nothing says"),
