@@ -109,19 +109,19 @@ def _percent(share):
 
 def finding(number, weights, said, names):
     """Why a finding is one. `weights` as `Results.judgedBy` gives, `said` as `Results.explanationOf`."""
-    sentences = []
+    lines = []
+    if said.get("falsePositives") is not None:
+        text = _("A normal study has {count} findings as strong on average.")
+        lines.append(text.format(count=f"{said['falsePositives']:.2g}"))
     if weights:
         listed = ", ".join(f"{name} ({weight:.2f})" for name, weight in weights)
         text = _("Slice {number} was judged against {references}.")
-        sentences.append(text.format(number=number, references=listed))
+        lines.append(text.format(number=number, references=listed))
     nearest = said.get("nearest")
     if nearest is not None and nearest < len(names):
-        sentences.append(_("At its peak {reference} is most like it.").format(reference=names[nearest]))
+        lines.append(_("At its peak {reference} is most like it.").format(reference=names[nearest]))
     if len(said.get("residuals") or ()) == 3:
         fine, middle, coarse = (f"{value:.2f}" for value in said["residuals"])
         text = _("Difference in fine, middle, coarse detail: {fine}, {middle}, {coarse}.")
-        sentences.append(text.format(fine=fine, middle=middle, coarse=coarse))
-    if said.get("falsePositives") is not None:
-        text = _("A normal study has {count} findings as strong on average.")
-        sentences.append(text.format(count=f"{said['falsePositives']:.2g}"))
-    return " ".join(sentences)
+        lines.append(text.format(fine=fine, middle=middle, coarse=coarse))
+    return "\n".join(lines)

@@ -401,10 +401,10 @@ def test_a_finding_is_explained_and_references_are_judged(loaded, host, screensh
     assert blurred == "Normal 2 is blurred or moved compared with the other references."
     clickRow(ui.findingsTable, 0)
     assert ui.findingLabel.text == (
-        "Slice 10 was judged against Normal 1 (0.50), Normal 2 (0.33), Normal 3 (0.17). "
-        "At its peak Normal 2 is most like it. "
-        "Difference in fine, middle, coarse detail: 0.31, 0.22, 0.10. "
-        "A normal study has 0.12 findings as strong on average."
+        "A normal study has 0.12 findings as strong on average.\n"
+        "Slice 10 was judged against Normal 1 (0.50), Normal 2 (0.33), Normal 3 (0.17).\n"
+        "At its peak Normal 2 is most like it.\n"
+        "Difference in fine, middle, coarse detail: 0.31, 0.22, 0.10."
     )
     screenshot(panel.parent, "13-explained")
 

@@ -132,3 +132,14 @@ def test_the_command_line_says_only_what_was_chosen():
         ["--false-positives-per-study", "0.5"],
     ):
         assert " ".join(pair) in " ".join(chosen)
+
+
+def test_the_detectors_command_knows_all_that_the_panel_may_ask_of_it():
+    from D24FADLib.cli import build_parser
+
+    asked = DetectOptions("coronal", "rigid", "cpu", "m", 4, 2.5, 0.5, True, True)
+    arguments = detect_arguments("q", ["a", "b"], "o", asked)
+    parsed = build_parser().parse_args(arguments[2:])
+    assert (parsed.query, parsed.support, parsed.plane, parsed.batch) == ("q", ["a", "b"], "coronal", 4)
+    assert (parsed.drop_outliers, parsed.unsuitable_anyway, parsed.uncompressed) == (True, True, True)
+    assert (parsed.false_positives_per_study, parsed.json, parsed.overwrite) == (0.5, True, True)
