@@ -125,3 +125,14 @@ def finding(number, weights, said, names):
         text = _("Difference in fine, middle, coarse detail: {fine}, {middle}, {coarse}.")
         lines.append(text.format(fine=fine, middle=middle, coarse=coarse))
     return "\n".join(lines)
+
+
+def duration(seconds):
+    """As one would say it: coarse, because it is an estimate."""
+    if seconds < 10:
+        return _("a few seconds")
+    if seconds < 55:
+        return _("about {count} s").format(count=round(seconds / 5) * 5)
+    if seconds < 3300:
+        return _("about {count} min").format(count=max(1, round(seconds / 60)))
+    return _("about {count} h").format(count=f"{seconds / 3600:.1f}")

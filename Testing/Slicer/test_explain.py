@@ -65,3 +65,10 @@ def test_refusals_that_one_goes_on_with_withhold_nothing(host, module):
     checks = [{"severity": "refuse", "subject": "query", "message": "No resemblance."}]
     assert RunRecord({}, {"checks": checks}).withheld() == "No resemblance."
     assert RunRecord({}, {"checks": checks, "options": {"unsuitable_anyway": True}}).withheld() == ""
+
+
+def test_a_duration_is_coarse(host, module):
+    from D24FADParts import explain
+
+    said = [explain.duration(seconds) for seconds in (3, 31, 130, 7200)]
+    assert said == ["a few seconds", "about 30 s", "about 2 min", "about 2.0 h"]

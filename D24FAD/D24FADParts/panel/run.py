@@ -5,9 +5,8 @@ import slicer
 from slicer.i18n import tr as _
 
 from D24FADLib.errors import D24FADError
-from D24FADLib.worker.estimate import spoken
 
-from .. import dependencies, settings
+from .. import dependencies, explain, settings
 from . import dialogs, messages
 
 # What each step of a run is called here; the detector's own names are for machines.
@@ -152,7 +151,7 @@ class RunStep:
         if total > 1:
             words += " · " + _("{done} of {total}").format(done=done, total=total)
         if left is not None:
-            words += " · " + _("{time} left").format(time=spoken(left))
+            words += " · " + _("{time} left").format(time=explain.duration(left))
         self._ui.progressLabel.setText(words)
 
     def onWarning(self, text):
