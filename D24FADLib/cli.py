@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from D24FADLib import __version__
-from D24FADLib.commands import benchmark, demo, detect, info, send, series, train
+from D24FADLib.commands import benchmark, calibrate, demo, detect, info, send, series, train
 from D24FADLib.commands.progress import JsonReporter, Reporter, TerminalReporter
 from D24FADLib.errors import Cancelled, D24FADError, ModelError, OutputError
 
@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"d24fad {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for module in (detect, demo, series, send, train, benchmark, info):
+    for module in (detect, demo, series, send, train, calibrate, benchmark, info):
         module.add_parser(verbs)
     return parser
 

@@ -1,6 +1,6 @@
 """The shipped configuration: the library's own comparison, calibration and score on cached features.
 
-`ShippedMethod._compare`, `_calibrated` and `_judge` alone know what the detector does with features.
+`ShippedMethod.compare`, `_calibrated` and `_judge` alone know what the detector does with features.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from D24FADLib.inference.runtimes import choose_encoder
 from D24FADLib.network.model import D24FADModel, upsampled_sum
 
 _BATCH = 16
-_SIGMA = (0.0, 1.0, 1.0)  # as the detector smooths a picture
+SIGMA = (0.0, 1.0, 1.0)  # as the detector smooths a picture
 
 
 class ShippedEncoder:
@@ -56,7 +56,7 @@ class ShippedMethod:
         self, model: D24FADModel, about: dict[str, Any], weights: str, runtime: str = "auto"
     ) -> None:
         self.encoder = ShippedEncoder(model, weights, int(about.get("input_size", 256)), runtime)
-        self._model = model
+        self.model = model
         evidence = Evidence(**about.get("evidence", {}))
         self._comparer = Comparer(model, evidence, torch.device("cpu"), self.encoder.runtime)
 
@@ -76,7 +76,7 @@ class ShippedMethod:
 
         return for_each_shot(shots, supports, against)
 
-    def _compare(self, query: Features, supports: Features, query_only: bool) -> tuple[Any, Any, Any, Any]:
+    def compare(self, query: Features, supports: Features, query_only: bool) -> tuple[Any, Any, Any, Any]:
         """What `Comparer.compare_features` gives for these queries, all against the same supports."""
         count = len(query[0])
         together = [
@@ -86,30 +86,30 @@ class ShippedMethod:
         everywhere = torch.ones(len(supports[0]), count, *together[0].shape[-2:], dtype=torch.bool)
         return self._comparer.compare_features(together, everywhere, query_only)
 
-    def _pitch(self, features: Features) -> tuple[float, float, float]:
+    def pitch(self, features: Features) -> tuple[float, float, float]:
         """Pixels of one position along slice, row and column."""
         height, width = features[0].shape[-2:]
         return 1.0, self.encoder.size / height, self.encoder.size / width
 
     def _calibrated(self, query: Features, supports: Features) -> Calibration:
         """The supports judge each other alike for every query: any one does."""
-        left_out = self._compare(query, supports, query_only=False)[2]
-        return calibrate(np.stack([smooth(one.numpy(), _SIGMA) for one in left_out]), self._pitch(query))
+        left_out = self.compare(query, supports, query_only=False)[2]
+        return calibrate(np.stack([smooth(one.numpy(), SIGMA) for one in left_out]), self.pitch(query))
 
     def _judge(
         self, query: Features, supports: Features, fitted: Calibration | None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Maps, weights and scores of a batch."""
-        full, reduced, _, weights = self._compare(query, supports, query_only=True)
+        full, reduced, _, weights = self.compare(query, supports, query_only=True)
         if fitted is None:
-            scores = smooth(full.numpy(), _SIGMA)
+            scores = smooth(full.numpy(), SIGMA)
         else:
             body = np.ones((1, *full.shape[1:]), bool)
-            depth = depth_below_surface(body, self._pitch(query))
-            scores = fitted.scores(smooth(reduced.numpy(), _SIGMA), depth)
+            depth = depth_below_surface(body, self.pitch(query))
+            scores = fitted.scores(smooth(reduced.numpy(), SIGMA), depth)
         maps = upsampled_sum([torch.from_numpy(scores)], (GRID, GRID)).numpy()
         own = np.array([robust_maximum(s) for s in scores], np.float32)
         return maps, weights.mean(1).numpy(), own
 
     def state_bytes(self, supports: Features) -> int:
-        return size_of([*self._model.student.state_dict().values(), *supports])
+        return size_of([*self.model.student.state_dict().values(), *supports])

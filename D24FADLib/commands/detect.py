@@ -73,6 +73,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="sets the default threshold: findings that a normal study may have on average",
     )
     parser.add_argument(
+        "--drop-outliers",
+        action="store_true",
+        help="leave out references that stand out against the others, as long as two are left",
+    )
+    parser.add_argument(
         "--ct-window", default="auto", choices=["auto", "brain", "soft", "lung", "bone"], help="for CT"
     )
     parser.add_argument("--batch", type=int, metavar="N", help="slices compared at a time")
@@ -118,6 +123,7 @@ def options_from(args: argparse.Namespace) -> DetectionOptions:
         batch=args.batch,
         cache=not args.no_cache,
         reference_cache=args.reference_cache,
+        drop_outliers=args.drop_outliers,
         unsuitable_anyway=args.unsuitable_anyway,
     )
 
@@ -179,6 +185,9 @@ def summarise(detection: Detection, folder: Path, files: dict[str, Path]) -> dic
         "threshold": detection.threshold,
         "calibrated": detection.calibrated,
         "min_volume_ml": detection.min_volume_ml,
+        "p_value": detection.p_value,
+        "suitable": detection.suitable,
+        "checks": detection.record["checks"],
         "findings": detection.record["findings"],
         "supports": detection.record["supports"],
         "seconds": detection.record["seconds"],
@@ -188,10 +197,12 @@ def summarise(detection: Detection, folder: Path, files: dict[str, Path]) -> dic
 
 def findings_text(detection: Detection, folder: Path, most: int = 5) -> str:
     """The strongest findings as a small table."""
+    from D24FADLib.inference.record import score_meaning
+
     count = len(detection.findings)
     lines = [
         f"{count} candidate finding{'s' * (count != 1)} above {detection.threshold:.2f} "
-        f"(study score {detection.score:.2f})"
+        f"(study score {detection.score:.2f}: {score_meaning(detection)})"
     ]
     if count:
         lines.append("rank   peak   volume ml    centre R, A, S mm        slice")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,9 @@ from .technical import technical_tags
 if TYPE_CHECKING:
     import SimpleITK as sitk
     from pydicom.dataset import Dataset
+
+
+_SALT = secrets.token_bytes(16)
 
 
 @dataclass(frozen=True)
@@ -197,4 +202,13 @@ def _info(header: Dataset, arrangement: Arrangement, behind: Sequence[Frame]) ->
         series_uid=headers.uid(header, "SeriesInstanceUID") or "",
         frame_of_reference_uid=arrangement.frames[0].frame_of_reference_uid,
         tags=tags,
+        patient_key=_patient_key(header),
     )
+
+
+def _patient_key(header: Dataset) -> str:
+    """A keyed hash of PatientID and its issuer, "" without one. The key is this process's own."""
+    own = [headers.text(header, keyword) for keyword in ("PatientID", "IssuerOfPatientID")]
+    if not own[0]:
+        return ""
+    return hashlib.blake2b("\0".join(own).encode("utf-8", "replace"), key=_SALT, digest_size=12).hexdigest()

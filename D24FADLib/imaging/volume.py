@@ -36,7 +36,9 @@ class VolumeInfo:
     """What is known about a volume besides its voxels. No field identifies a patient.
 
     `modality` is the DICOM Modality (0008,0060) where there is one, else "". `tags` holds further
-    technical DICOM attributes by keyword (EchoTime, ContrastBolusAgent, ...).
+    technical DICOM attributes by keyword (EchoTime, ContrastBolusAgent, ...). `patient_key` is equal for
+    volumes of one patient read by the same process; it means nothing outside it and is not to be written
+    anywhere.
     """
 
     modality: str = ""
@@ -45,6 +47,7 @@ class VolumeInfo:
     series_uid: str = ""
     frame_of_reference_uid: str = ""
     tags: dict[str, Any] = field(default_factory=dict)
+    patient_key: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, eq=False)

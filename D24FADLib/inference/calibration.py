@@ -15,6 +15,11 @@ deviations of all supports at that depth. Depth matters: registration leaves the
 millimetres off, so that tissue meets air there in normal studies too. Each support counts inside its
 own body and by its own depth, as the query does. The deviations of a support are taken from the m of
 the others, so that no support is judged by itself.
+
+Last, z is made to keep its word. Pooled deviations of a few studies are not normal, so z is taken through the
+monotone curve that gives the supports' own z the quantiles of a standard normal at `LEVELS` (straight beyond
+them), drawn towards the curve of other organs (`priors`) as far as K references are few: a z above 1.64
+then is what 5 % of a normal study's positions reach, above 2.33 1 %.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import ndtri
 
 Sigma = tuple[float, float, float]
 
@@ -34,6 +40,9 @@ _FLOOR = 1e-3  # residuals below are numerical noise
 _MIN_SPREAD = 0.05  # of log residuals: identical supports must not divide by zero
 _SCORE_SHARE = 5e-4  # of the positions: the study's score is the mean of the highest
 _DEPTHS_MM = (0.0, 3.0, 6.0, 10.0, 16.0)  # lower ends of the depth classes
+LEVELS = (0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)  # quantiles that z is made to keep
+LEARNED_WORTH = 4.0  # references that the other organs' curve counts for
+_LEAST_STEP = 1e-3  # between the curve's points
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,19 +51,39 @@ class Calibration:
 
     local: (n, h, w) mean log residual in the neighbourhood, NaN where no support tells; by_depth: mean
     log residual of each depth class; spread: standard deviation about the expected one in each class.
-    support_scores: (K, n, h, w), each support's own z, 0 outside its body.
+    support_scores: (K, n, h, w), each support's own z, 0 outside its body. knots: the z before that become
+    the standard normal quantiles at LEVELS.
     """
 
     local: NDArray[np.float32]
     by_depth: NDArray[np.float64]
     spread: NDArray[np.float64]
     support_scores: NDArray[np.float32]
+    knots: NDArray[np.float64]
 
     def scores(self, residual: NDArray[np.float32], depth_mm: NDArray[np.float32]) -> NDArray[np.float32]:
         """z (n, h, w) of a residual against K - 1 supports, smoothed as those of the calibration were."""
         classes = depth_class(depth_mm)
         deviation = _log(residual) - _shrunk(self.local, self.by_depth[classes])
-        return np.asarray(deviation / self.spread[classes], np.float32)
+        return to_normal(np.asarray(deviation / self.spread[classes], np.float32), self.knots)
+
+
+def to_normal(z: NDArray[np.float32], knots: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The monotone curve through the knots: below the first a shift, beyond the last the last stretch's
+    slope."""
+    levels = ndtri(np.asarray(LEVELS))
+    scaled = np.interp(z, knots, levels)
+    slope = (levels[-1] - levels[-3]) / max(knots[-1] - knots[-3], _LEAST_STEP)
+    scaled = np.where(z > knots[-1], levels[-1] + np.minimum(slope, 3.0) * (z - knots[-1]), scaled)
+    return np.where(z < knots[0], levels[0] + (z - knots[0]), scaled).astype(np.float32)
+
+
+def own_knots(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Quantiles of supports' own z at LEVELS, each a little above the one before."""
+    if not scores.size:
+        return np.asarray(ndtri(np.asarray(LEVELS)), np.float64)
+    found = np.quantile(scores, LEVELS).astype(np.float64)
+    return np.maximum.accumulate(found + _LEAST_STEP * np.arange(len(LEVELS)))
 
 
 def smooth(residual: NDArray[np.float32], sigma: Sigma) -> NDArray[np.float32]:
@@ -83,10 +112,16 @@ def depth_class(depth_mm: NDArray[np.float32]) -> NDArray[np.intp]:
     return np.searchsorted(_DEPTHS_MM, depth_mm, side="right") - 1
 
 
-def calibrate(left_out: NDArray[np.float32], pitch_mm: Sigma) -> Calibration:
+def calibrate(
+    left_out: NDArray[np.float32],
+    pitch_mm: Sigma,
+    learned: NDArray[np.float64] | None = None,
+    worth: float = LEARNED_WORTH,
+) -> Calibration:
     """Fit to the supports' smoothed residuals (K, n, h, w), K >= 2, NaN outside each support's own body.
 
-    pitch_mm: distance of neighbouring positions along slice, row, column.
+    pitch_mm: distance of neighbouring positions along slice, row, column. learned: the knots of other organs'
+    supports, None where there are none; worth: references that they count for, infinity for them alone.
     """
     valid = ~np.isnan(left_out)
     filled = np.where(valid, _log(np.where(valid, left_out, 1.0)), 0.0).astype(np.float32)
@@ -114,9 +149,14 @@ def calibrate(left_out: NDArray[np.float32], pitch_mm: Sigma) -> Calibration:
     squares = np.bincount(classes[valid], deviations[valid] ** 2, number).astype(np.float64)
     spread = np.sqrt(_class_means(squares, class_hits.sum(0)))
     spread = np.maximum(spread, _MIN_SPREAD)
-    support_scores = np.where(valid, deviations / spread[classes], 0.0).astype(np.float32)
+    own = (deviations / spread[classes]).astype(np.float32)
+    knots = own_knots(own[valid])
+    if learned is not None:
+        share = 1.0 / (1.0 + len(filled) / worth)
+        knots = (1 - share) * knots + share * learned
+    support_scores = np.where(valid, to_normal(own, knots), 0.0).astype(np.float32)
     local, by_depth = fit(everyone)
-    return Calibration(local, by_depth, spread, support_scores)
+    return Calibration(local, by_depth, spread, support_scores, knots)
 
 
 def _class_means(sums: NDArray[Any], hits: NDArray[Any]) -> NDArray[np.float64]:
@@ -140,28 +180,37 @@ def robust_maximum(scores: NDArray[np.float32]) -> float:
     return float(ordered[:top].mean()) if ordered.size else 0.0
 
 
+def findings_above(
+    support_scores: NDArray[np.float32], threshold: float, min_size: int, structure: NDArray[np.bool_]
+) -> float:
+    """Connected components above the threshold of at least `min_size` positions, a support on average."""
+    total = 0
+    for scores in support_scores:
+        labels, number = ndimage.label(scores > threshold, structure)
+        if number:
+            total += int((np.bincount(labels.ravel())[1:] >= min_size).sum())
+    return total / len(support_scores)
+
+
 def threshold_for(
-    support_scores: NDArray[np.float32], false_positives: float, min_size: int, structure: NDArray[np.bool_]
+    support_scores: NDArray[np.float32],
+    false_positives: float,
+    min_size: int,
+    structure: NDArray[np.bool_],
+    floor: float = 2.0,
 ) -> float:
     """The lowest z at which the supports have at most `false_positives` findings each on average.
 
-    min_size: positions below which a component is no finding. Not below 2, whatever the budget.
+    min_size: positions below which a component is no finding. Not below `floor`, whatever the budget.
     """
-    low, high = 2.0, max(3.0, float(support_scores.max()))
-
-    def findings(threshold: float) -> float:
-        total = 0
-        for scores in support_scores:
-            labels, number = ndimage.label(scores > threshold, structure)
-            if number:
-                total += int((np.bincount(labels.ravel())[1:] >= min_size).sum())
-        return total / len(support_scores)
+    high = max(3.0, float(support_scores.max()))
+    low = max(floor, float(np.median(support_scores)))
 
     # Components can split as the threshold rises: start from the top and stop at the first excess.
     candidates = np.linspace(high, low, 33)
     chosen = high
     for candidate in candidates:
-        if findings(float(candidate)) > false_positives:
+        if findings_above(support_scores, float(candidate), min_size, structure) > false_positives:
             break
         chosen = float(candidate)
     return chosen

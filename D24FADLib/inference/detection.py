@@ -10,11 +10,19 @@ from numpy.typing import NDArray
 
 from D24FADLib.imaging.planes import Plane
 from D24FADLib.imaging.volume import Volume
+from D24FADLib.inference.checks import REFUSE, Check
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A candidate: one connected component of the map above the threshold. Rank 1 is the strongest."""
+    """A candidate: one connected component of the map above the threshold. Rank 1 is the strongest.
+
+    false_positives: how many findings with a peak this high a normal study has on average, as far as the
+    references tell; None where the map is not calibrated. What explains it (`explain`), of the ten strongest:
+    weights: of each reference in its slice; residuals: 1 - cosine of the teacher's features at its peak to
+    the nearest reference, at strides 4, 8 and 16; nearest_reference: the one most like it there, counted
+    from 1.
+    """
 
     rank: int
     peak: float
@@ -23,6 +31,10 @@ class Finding:
     center_ras: tuple[float, float, float]  # mm, of the score-weighted centre
     peak_ras: tuple[float, float, float]  # mm, of the highest voxel
     slice: int  # of the highest voxel, along the query's own array axis of the plane
+    false_positives: float | None = None
+    weights: tuple[float, ...] = ()
+    residuals: tuple[float, ...] = ()
+    nearest_reference: int | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,11 @@ class SliceScore:
 
 @dataclass(frozen=True)
 class SupportReport:
-    """How a support fared: alignment, its mean weight, and its own score against the other supports."""
+    """How a support fared: alignment, its mean weight, and its own score against the other supports.
+
+    outlier_t: how far it stands out, in standard deviations of the others (None with fewer than two others);
+    dropped: it was left out of the comparison.
+    """
 
     name: str
     similarity: float
@@ -46,6 +62,8 @@ class SupportReport:
     leave_one_out_score: float | None  # None with fewer than two other supports
     stands_out: bool
     note: str = ""
+    outlier_t: float | None = None
+    dropped: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +72,9 @@ class Detection:
 
     `anomaly_map` is in standard deviations of the references' own variation where `calibrated`, else
     the raw residual. `labels` (k, j, i) holds each finding's rank, 0 elsewhere. `score` is the study's
-    score, the map's robust maximum. `warnings` are sentences for the reader. `record` is run.json.
+    score, the map's robust maximum. `p_value` is the share of normal studies that score at least this high,
+    `p_value_low` at most this high (an unusually bland study); None where not calibrated. `checks` say what
+    speaks against trusting the run, `warnings` the same in sentences. `record` is run.json.
     """
 
     query: Volume
@@ -73,3 +93,12 @@ class Detection:
     warnings: tuple[str, ...]
     record: dict[str, Any]
     min_volume_ml: float = 0.0  # a smaller component is no finding
+    checks: tuple[Check, ...] = ()
+    p_value: float | None = None
+    p_value_low: float | None = None
+
+    @property
+    def suitable(self) -> bool:
+        """False where no findings are given because the study does not resemble its references or is
+        empty."""
+        return not any(check.severity == REFUSE for check in self.checks)

@@ -13,28 +13,19 @@ from numpy.typing import NDArray
 from D24FADLib.errors import Cancelled
 from D24FADLib.imaging.planes import from_canonical, slice_index, unslices
 from D24FADLib.imaging.volume import Volume
-from D24FADLib.inference.calibration import (
-    Calibration,
-    calibrate,
-    depth_below_surface,
-    robust_maximum,
-    smooth,
-    threshold_for,
-)
-from D24FADLib.inference.detection import Detection, SliceScore, SupportReport
-from D24FADLib.inference.findings import find, neighbourhood
+from D24FADLib.inference.checks import INFO, REFUSE
+from D24FADLib.inference.detection import Detection, SliceScore
+from D24FADLib.inference.findings import find
 from D24FADLib.inference.options import DetectionOptions
 from D24FADLib.inference.record import run_record
 
 if TYPE_CHECKING:
-    from D24FADLib.inference.comparison import Comparison
     from D24FADLib.inference.preparation import Prepared
+    from D24FADLib.inference.scored import Scored
 
 Progress = Callable[[str, int, int], None]
 
 STEPS = ("model", "align", "prepare", "compare", "calibrate", "findings")
-_STANDS_OUT = 3.0  # robust z of a support's own score among the supports
-_UNJUDGED = 0.02  # share of the body from which on the reader is told
 
 
 def detect(
@@ -59,8 +50,11 @@ def detect(
     from D24FADLib.inference.batches import workers_on
     from D24FADLib.inference.comparison import Comparer, Evidence, compare
     from D24FADLib.inference.devices import choose_device, default_batch
+    from D24FADLib.inference.dropping import among_all
+    from D24FADLib.inference.explain import explain
     from D24FADLib.inference.inputs import check_inputs
-    from D24FADLib.inference.models import load_model
+    from D24FADLib.inference.judging import judge
+    from D24FADLib.inference.models import load_model, load_priors
     from D24FADLib.inference.reference_set import prepare_for
     from D24FADLib.inference.runtimes import choose_encoder
     from D24FADLib.inference.slice_scores import scores_of_slices
@@ -73,6 +67,7 @@ def detect(
     tell("model", 0, 1)
     model, metadata = load_model(options.model)
     about = metadata["d24fad"]
+    priors, unlearned = load_priors(options.model, metadata)
     clock.lap("model")
     tell("model", 1, 1)
 
@@ -90,11 +85,19 @@ def detect(
     batch = options.batch or default_batch(device, 1 + len(supports))
     prepared = prepare_for(query, supports, options, comparer, size, batch, checksum, tell, should_cancel)
     clock.lap("prepare")
-    compared = compare(prepared, comparer, size, batch, tell, should_cancel)
+    judged = judge(
+        query,
+        supports,
+        prepared,
+        comparer,
+        priors,
+        options.drop_outliers,
+        lambda part: compare(part, comparer, size, batch, tell, should_cancel),
+    )
+    compared, scored = judged.compared, judged.scored
     clock.lap("compare")
 
     tell("calibrate", 0, 1)
-    scored = _Scored(prepared, compared)
     threshold = options.threshold
     if threshold is None:
         threshold = scored.threshold(options.false_positives_per_study)
@@ -106,22 +109,14 @@ def detect(
     tell("findings", 0, 1)
     place = _Placement(query, prepared)
     anomaly_map = place.volume(scored.scores, "anomaly_map")
-    findings, labels = find(anomaly_map, threshold, prepared.plane, scored.min_volume_ml)
-    shares = _all_shares(compared.weights.mean(axis=1), prepared)
-    warnings = [*misfits, *prepared.warnings, *compared.notes]
-    reports = _support_reports(supports, prepared, scored, compared)
-    warnings += [
-        f"{r.name} stands out against the other references: is it normal, and of the same protocol?"
-        for r in reports
-        if r.stands_out
-    ]
-    if scored.unjudged > _UNJUDGED:
-        warnings.append(
-            f"{scored.unjudged:.0%} of the study's body was not judged: fewer than half of the references "
-            "reach it."
-        )
-    if scored.calibration is None:
-        warnings.append("The map is a raw residual: a meaning needs at least two references.")
+    shares = among_all(_all_shares(compared.weights.mean(axis=1), prepared), judged.kept, len(supports))
+    checks = judged.checks([*misfits, *prepared.warnings, *compared.notes], unlearned)
+    withheld = any(check.severity == REFUSE for check in checks) and not options.unsuitable_anyway
+    findings, labels = find(
+        anomaly_map, np.inf if withheld else threshold, prepared.plane, scored.min_volume_ml
+    )
+    findings = explain(scored.rated(findings), prepared, comparer, size, shares)
+    unusual = scored.unusual()
     weights = tuple(place.per_slice(shares[:, k], f"weights_{k + 1:02d}") for k in range(len(supports)))
     detection = Detection(
         query=query,
@@ -137,13 +132,16 @@ def detect(
             if prepared.home
             else _slice_scores(query, prepared, scored, shares)
         ),
-        supports=reports,
+        supports=judged.reports(),
         threshold=float(threshold),
         calibrated=scored.calibration is not None,
         score=scored.score,
         min_volume_ml=scored.min_volume_ml,
-        warnings=tuple(warnings),
+        warnings=tuple(check.message for check in checks if check.severity != INFO),
         record={},
+        checks=tuple(checks),
+        p_value=None if unusual is None else unusual.high,
+        p_value_low=None if unusual is None else unusual.low,
     )
     clock.lap("findings")
     tell("findings", 1, 1)
@@ -170,62 +168,6 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[stage] = round(now - self._last, 3)
         self._last = now
-
-
-class _Scored:
-    """Residuals of the box turned into scores, all on the feature grid (n, h, w)."""
-
-    def __init__(self, prepared: Prepared, compared: Comparison) -> None:
-        from D24FADLib.inference.preparation import on_grid
-
-        box_shape = [side.stop - side.start for side in prepared.box]
-        grid = compared.full.shape
-        # mm of one position along slice, row, column
-        self.pitch = (
-            prepared.spacing[0],
-            prepared.spacing[1] * box_shape[1] / grid[1],
-            prepared.spacing[2] * box_shape[2] / grid[2],
-        )
-        # One feature position is the paper's sigma of 4 pixels; across slices the same distance, one
-        # slice at most, so that thin findings in thick slices survive.
-        in_plane = (self.pitch[1] + self.pitch[2]) / 2
-        sigma = (min(in_plane / self.pitch[0], 1.0) if grid[0] > 1 else 0.0, 1.0, 1.0)
-        # With less than half of the references there, nothing of what follows would hold.
-        reached = compared.covered >= max(1, (compared.weights.shape[-1] + 1) // 2)
-        inside = on_grid(prepared.body[prepared.box], grid[1:])
-        self.unjudged = float((inside & ~reached).sum() / max(inside.sum(), 1))
-        self.body = inside & reached
-        full = np.where(reached, compared.full, np.nan).astype(np.float32)
-        self.residual = np.nan_to_num(smooth(full, sigma))
-        self.calibration: Calibration | None = None
-        if compared.left_out is not None and compared.reduced is not None:
-            left_out = np.stack([smooth(one, sigma) for one in compared.left_out])
-            self.calibration = calibrate(left_out, self.pitch)
-            # Where one support reaches, K - 1 of them may be none: there the full comparison has to do.
-            reduced = np.where(compared.covered > 1, compared.reduced, full)
-            depth = depth_below_surface(inside, self.pitch)
-            scores = np.nan_to_num(self.calibration.scores(smooth(reduced, sigma), depth))
-        else:
-            scores = self.residual
-        self.scores = np.where(self.body, scores, 0).astype(np.float32)
-        self.score = robust_maximum(self.scores[self.body])
-
-    @property
-    def min_volume_ml(self) -> float:
-        """One feature position and slice: what is smaller is not resolved."""
-        return float(np.prod(self.pitch)) / 1000.0
-
-    def threshold(self, false_positives: float) -> float:
-        if self.calibration is None:
-            # Without a second reference only the study itself says what is usual in it.
-            values = self.scores[self.body]
-            if not values.size:
-                return 1.0
-            middle = float(np.median(values))
-            return middle + 6.0 * 1.4826 * float(np.median(np.abs(values - middle)))
-        return threshold_for(
-            self.calibration.support_scores, false_positives, 2, neighbourhood(self.scores.shape)
-        )
 
 
 class _Placement:
@@ -297,7 +239,7 @@ def _all_shares(weights: NDArray[np.float32], prepared: Prepared) -> NDArray[np.
 
 
 def _slice_scores(
-    query: Volume, prepared: Prepared, scored: _Scored, shares: NDArray[np.float32]
+    query: Volume, prepared: Prepared, scored: Scored, shares: NDArray[np.float32]
 ) -> tuple[SliceScore, ...]:
     first = prepared.box[0].start
     rows = []
@@ -310,27 +252,3 @@ def _slice_scores(
         index = slice_index(query, prepared.plane, canonical)
         rows.append(SliceScore(index, peak, mean, tuple(float(w) for w in shares[canonical])))
     return tuple(sorted(rows, key=lambda row: row.index))
-
-
-def _support_reports(
-    supports: Sequence[Volume], prepared: Prepared, scored: _Scored, compared: Comparison
-) -> tuple[SupportReport, ...]:
-    weights = compared.weights.mean(axis=(0, 1))
-    own: list[float] | None = None
-    if scored.calibration is not None and len(supports) > 2:
-        own = [float(maps[scored.body].mean()) for maps in scored.calibration.support_scores]
-    reports = []
-    for k, (support, moved) in enumerate(zip(supports, prepared.aligned, strict=True)):
-        stands_out = False
-        if own is not None:
-            others = np.delete(own, k)
-            # With few others their spread is uncertain: 0.25 is a floor seen between normal subjects.
-            allowed = _STANDS_OUT * max(float(others.std(ddof=1)), 0.25)
-            stands_out = bool(own[k] - others.mean() > allowed)
-        reports.append(
-            SupportReport(
-                support.name, moved.similarity, moved.overlap, float(weights[k]),
-                None if own is None else own[k], stands_out, moved.note,
-            )
-        )  # fmt: skip
-    return tuple(reports)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from D24FADLib.errors import ModelError
 
 if TYPE_CHECKING:
+    from D24FADLib.inference.priors import Priors
     from D24FADLib.network.model import D24FADModel
 
 
@@ -44,3 +45,10 @@ def load_model(name_or_path: str) -> tuple[D24FADModel, dict[str, Any]]:
     from D24FADLib.network.checkpoints import load_bundle
 
     return load_bundle(find_model(name_or_path))
+
+
+def load_priors(name_or_path: str, metadata: dict[str, Any]) -> tuple[Priors, str]:
+    """The calibration of a model's bundle and a note for the reader, "" where there is nothing to say."""
+    from D24FADLib.inference.priors import read_priors
+
+    return read_priors(find_model(name_or_path), metadata)

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 from D24FADLib.errors import OutputError
@@ -26,8 +25,9 @@ _OWN_FILES = (
 )  # fmt: skip
 _FINDING_COLUMNS = (
     "rank", "peak", "mean", "volume_ml", "center_r", "center_a", "center_s", "peak_r", "peak_a", "peak_s",
-    "slice",
-)  # fmt: skip
+    "slice", "false_positives", "nearest_reference", "residual_stride_4", "residual_stride_8",
+    "residual_stride_16",
+)  # fmt: skip  # and weight_01, weight_02, ... of each reference
 
 
 def check_output_folder(folder: Path, overwrite: bool) -> None:
@@ -134,15 +134,32 @@ def finding_color(rank: int) -> tuple[float, float, float]:
 
 
 def _write_findings(detection: Detection, path: Path) -> None:
+    weights = [f"weight_{k + 1:02d}" for k in range(len(detection.weights))]
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(_FINDING_COLUMNS)
+        writer = csv.DictWriter(file, [*_FINDING_COLUMNS, *weights])
+        writer.writeheader()
         for finding in detection.findings:
-            row = asdict(finding)
-            numbers = [row["peak"], row["mean"], row["volume_ml"], *row["center_ras"], *row["peak_ras"]]
-            writer.writerow(
-                [finding.rank, *(f"{n:.4g}" if abs(n) < 1 else f"{n:.2f}" for n in numbers), finding.slice]
-            )
+            places = {
+                f"{of}_{axis}": value
+                for of, ras in (("center", finding.center_ras), ("peak", finding.peak_ras))
+                for axis, value in zip("ras", ras, strict=True)
+            }
+            numbers = {
+                "peak": finding.peak, "mean": finding.mean, "volume_ml": finding.volume_ml,
+                **places,
+                "false_positives": finding.false_positives,
+                **dict(zip(_FINDING_COLUMNS[-3:], finding.residuals, strict=False)),
+                **dict(zip(weights, finding.weights, strict=False)),
+            }  # fmt: skip
+            row = {
+                key: f"{n:.4g}" if abs(n) < 1 else f"{n:.2f}" for key, n in numbers.items() if n is not None
+            }
+            known = {
+                "rank": finding.rank,
+                "slice": finding.slice,
+                "nearest_reference": finding.nearest_reference,
+            }
+            writer.writerow({**row, **known})
 
 
 def _write_slices(detection: Detection, path: Path) -> None:

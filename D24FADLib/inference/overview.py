@@ -1,4 +1,5 @@
-"""overview.png: the worst slices as study, expected normal and map over study, and the slice scores."""
+"""overview.png: the worst slices as study, expected normal and map over study, the strongest findings with
+their explanation, and the slice scores."""
 
 from __future__ import annotations
 
@@ -11,10 +12,14 @@ from numpy.typing import NDArray
 from D24FADLib.errors import InputError
 from D24FADLib.imaging.planes import in_plane_spacing, slices, to_canonical
 from D24FADLib.imaging.volume import Volume, array_view
+from D24FADLib.inference.checks import REFUSE
 from D24FADLib.inference.detection import Detection
-from D24FADLib.inference.record import NOTICE
+from D24FADLib.inference.overview_findings import ROWS as FINDINGS
+from D24FADLib.inference.overview_findings import draw_finding, patch_around
+from D24FADLib.inference.record import NOTICE, score_meaning
 
 ROWS = 4
+_EXPLAINED = 1.9  # inches of a finding's row
 _INK, _QUIET, _ACCENT = "#e8e8e8", "#9a9a9a", "#ff7a45"
 _PAPER = "#161616"
 
@@ -46,15 +51,18 @@ def draw_overview(detection: Detection, path: Path) -> None:
     study, normal, scores = cut(detection.query), cut(detection.expected_normal), cut(detection.anomaly_map)
     row_mm, col_mm = in_plane_spacing(detection.query.image, detection.plane)
     chosen = worst_slices(detection)
+    explained = detection.findings[:FINDINGS]
     height, width = study.shape[1] * row_mm, study.shape[2] * col_mm
     cell = 3.0
     tall = cell * min(1.6, max(0.5, height / width))
     curve = 1.7 if len(detection.slices) > 1 else 0.0
     figure = Figure(
-        figsize=(3 * cell + 1.2, len(chosen) * tall + curve + 1.1), facecolor=_PAPER, layout="constrained"
+        figsize=(3 * cell + 1.2, len(chosen) * tall + len(explained) * _EXPLAINED + curve + 1.3),
+        facecolor=_PAPER,
+        layout="constrained",
     )
     FigureCanvasAgg(figure)
-    heights = [tall] * len(chosen) + ([curve] if curve else [])
+    heights = [tall] * len(chosen) + [_EXPLAINED] * len(explained) + ([curve] if curve else [])
     grid = figure.add_gridspec(len(heights), 3, height_ratios=heights)
     window = _window(study)
     top = max(detection.threshold * 1.5, float(np.percentile(scores, 99.99)))
@@ -89,14 +97,22 @@ def draw_overview(detection: Detection, path: Path) -> None:
         unit = "z against the references" if detection.calibrated else "raw residual"
         bar.set_label(unit, color=_QUIET, fontsize=8)
         bar.ax.tick_params(colors=_QUIET, labelsize=7)
+    label_slices = cut(detection.query.with_array(detection.labels, "labels"))
+    for row, finding in enumerate(explained, start=len(chosen)):
+        at = slice_index(detection.query, detection.plane, finding.slice)
+        sections = (label_slices[at], study[at], normal[at])
+        draw_finding(
+            tuple(figure.add_subplot(grid[row, column]) for column in range(3)),  # type: ignore[arg-type]
+            detection, finding, patch_around(detection, finding, sections, (row_mm, col_mm)),
+            row_mm / col_mm, window, _INK,
+        )  # fmt: skip
     if curve:
         _draw_curve(figure.add_subplot(grid[-1, :]), detection, chosen)
     count = len(detection.findings)
-    figure.suptitle(
-        f"{count} candidate finding{'s' * (count != 1)} above {detection.threshold:.2f}, study score "
-        f"{detection.score:.2f}.  {NOTICE}",
-        color=_INK, fontsize=10,
-    )  # fmt: skip
+    title = f"{count} candidate finding{'s' * (count != 1)} above {detection.threshold:.2f}, study score "
+    title += f"{detection.score:.2f}: {score_meaning(detection)}."
+    refused = [check.message for check in detection.checks if check.severity == REFUSE]
+    figure.suptitle("\n".join([title, *refused, NOTICE]), color=_INK, fontsize=10, wrap=True)
     # No software or date stamp: the same detection gives the same file.
     figure.savefig(path, dpi=110, facecolor=_PAPER, metadata={"Software": None})
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from D24FADLib import __version__
 from D24FADLib.imaging.volume import Volume
+from D24FADLib.inference.checks import as_records
 
 if TYPE_CHECKING:
     from D24FADLib.inference.detection import Detection
 
 NOTICE = "Research use only; not a diagnosis."
+_BLAND = 0.01  # share of normal studies below which a low score is worth a word
 
 
 def describe_volume(volume: Volume) -> dict[str, Any]:
@@ -73,11 +75,33 @@ def run_record(
         "threshold": detection.threshold,
         "threshold_meaning": _threshold_meaning(detection, options),
         "score": detection.score,
+        "p_value": detection.p_value,
+        "p_value_low": detection.p_value_low,
+        "score_meaning": score_meaning(detection),
+        "suitable": detection.suitable,
         "min_volume_ml": detection.min_volume_ml,
         "findings": [asdict(finding) for finding in detection.findings],
+        "checks": as_records(detection.checks),
         "warnings": list(detection.warnings),
         "seconds": dict(seconds),
     }
+
+
+def score_meaning(detection: Detection) -> str:
+    """The study's score in words."""
+    if not detection.suitable:
+        return "none: the study does not suit its references"
+    if detection.p_value is None or detection.p_value_low is None:
+        return "not calibrated: a meaning needs at least two references"
+    words = f"a normal study scores this high in {_percent(detection.p_value)} of cases"
+    if detection.p_value_low < _BLAND:
+        low = _percent(detection.p_value_low)
+        words += f", and this low in only {low}: the study is unusually bland, or smoothed"
+    return words
+
+
+def _percent(share: float) -> str:
+    return "less than 0.1 %" if share < 0.001 else f"{100 * share:.2g} %"
 
 
 def _threshold_meaning(detection: Detection, options: Mapping[str, Any]) -> str:
@@ -86,6 +110,6 @@ def _threshold_meaning(detection: Detection, options: Mapping[str, Any]) -> str:
     if not detection.calibrated:
         return "median + 6 robust standard deviations of the study's own residuals; not calibrated"
     return (
-        f"the references, each judged by the others, have at most {options['false_positives_per_study']:g} "
-        "findings a study on average at this threshold"
+        f"a normal study has {options['false_positives_per_study']:g} findings on average at this threshold, "
+        "as far as the references, each judged by the others, tell"
     )

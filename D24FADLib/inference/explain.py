@@ -1,0 +1,86 @@
+"""Why a finding is one: against which references it was judged, and at which scale it departs from them.
+
+The finding's strongest slice is compared once more, teacher features alone and stride by stride: the
+residual to the nearest position of each reference (`residuals.nearest_residuals`) at the finding's peak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from D24FADLib.imaging.planes import Plane
+from D24FADLib.inference.comparison import input_size, to_input
+from D24FADLib.inference.residuals import nearest_residuals
+
+if TYPE_CHECKING:
+    from D24FADLib.inference.comparison import Comparer
+    from D24FADLib.inference.detection import Finding
+    from D24FADLib.inference.preparation import Prepared
+
+STRIDES = (4, 8, 16)
+_MOST = 10  # findings that are explained
+
+
+def explain(
+    findings: Sequence[Finding],
+    prepared: Prepared,
+    comparer: Comparer,
+    size: int,
+    shares: NDArray[np.float32],
+) -> tuple[Finding, ...]:
+    """The findings with weights, residuals and nearest_reference filled in, the first ten of them.
+
+    shares: (all slices, K) of the grid of comparison.
+    """
+    explained = [_explained(f, prepared, comparer, size, shares) for f in findings[:_MOST]]
+    return (*explained, *findings[_MOST:])
+
+
+def _explained(
+    finding: Finding, prepared: Prepared, comparer: Comparer, size: int, shares: NDArray[np.float32]
+) -> Finding:
+    number, row, col = _place(finding, prepared)
+    box = prepared.box
+    rows, cols = (side.stop - side.start for side in box[1:])
+    shape = input_size(rows * prepared.spacing[1], cols * prepared.spacing[2], size, comparer.model.stride)
+    images = torch.cat(
+        [
+            to_input(np.asarray(v[number : number + 1, box[1], box[2]], np.float32), shape)
+            for v in (prepared.query, *prepared.supports)
+        ]
+    )
+    where = ((row - box[1].start) / max(rows - 1, 1), (col - box[2].start) / max(cols - 1, 1))
+    at_peak = []
+    with torch.inference_mode():
+        for feature in comparer.encoder(images)[:3]:
+            apart = nearest_residuals(feature[:, None], 1)[0, :, 0]  # (K, h, w)
+            grid = apart.shape[-2:]
+            y, x = (round(min(max(w, 0.0), 1.0) * (s - 1)) for w, s in zip(where, grid, strict=True))
+            at_peak.append(apart[:, y, x].cpu().numpy())
+    stacked = np.stack(at_peak)  # (strides, K)
+    return replace(
+        finding,
+        weights=tuple(float(w) for w in shares[number]),
+        residuals=tuple(float(r) for r in stacked.min(axis=1)),
+        nearest_reference=int(stacked.sum(axis=0).argmin()) + 1,
+    )
+
+
+def _place(finding: Finding, prepared: Prepared) -> tuple[int, int, int]:
+    """Slice, row and column of the finding's peak on the grid of comparison (see `imaging.planes.slices`)."""
+    right, anterior, superior = finding.peak_ras
+    point = (-right, -anterior, superior)
+    if prepared.home is not None:
+        point = prepared.home.transform.TransformPoint(point)
+    size = prepared.canonical.GetSize()
+    found = prepared.canonical.TransformPhysicalPointToIndex(point)
+    i, j, k = (min(max(v, 0), s - 1) for v, s in zip(found, size, strict=True))
+    upright = size[2] - 1 - k
+    by_plane = {Plane.AXIAL: (k, j, i), Plane.CORONAL: (j, upright, i), Plane.SAGITTAL: (i, upright, j)}
+    return by_plane[prepared.plane]

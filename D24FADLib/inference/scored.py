@@ -1,0 +1,118 @@
+"""From residuals to calibrated scores, their threshold and their meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from D24FADLib.inference.calibration import (
+    Calibration,
+    calibrate,
+    depth_below_surface,
+    findings_above,
+    robust_maximum,
+    smooth,
+    threshold_for,
+)
+from D24FADLib.inference.findings import neighbourhood
+from D24FADLib.inference.outliers import map_scores
+from D24FADLib.inference.predictive import Unusual, unusual
+from D24FADLib.inference.preparation import on_grid
+from D24FADLib.inference.study_score import kind_of, study_score
+
+if TYPE_CHECKING:
+    from D24FADLib.inference.comparison import Comparison
+    from D24FADLib.inference.detection import Finding
+    from D24FADLib.inference.preparation import Prepared
+    from D24FADLib.inference.priors import Priors
+
+
+class Scored:
+    """Residuals of the box turned into scores, all on the feature grid (n, h, w).
+
+    scores, residual: the map, and the smoothed residual against all references. calibration: None for K = 1.
+    score: the study's, as the reader sees it. map_scores: log mean residual of each reference.
+    """
+
+    def __init__(self, prepared: Prepared, compared: Comparison, priors: Priors) -> None:
+        self._priors = priors
+        box_shape = [side.stop - side.start for side in prepared.box]
+        grid = compared.full.shape
+        # mm of one position along slice, row, column
+        self.pitch = (
+            prepared.spacing[0],
+            prepared.spacing[1] * box_shape[1] / grid[1],
+            prepared.spacing[2] * box_shape[2] / grid[2],
+        )
+        # One feature position is the paper's sigma of 4 pixels; across slices the same distance, one
+        # slice at most, so that thin findings in thick slices survive.
+        in_plane = (self.pitch[1] + self.pitch[2]) / 2
+        sigma = (min(in_plane / self.pitch[0], 1.0) if grid[0] > 1 else 0.0, 1.0, 1.0)
+        # With less than half of the references there, nothing of what follows would hold.
+        reached = compared.covered >= max(1, (compared.weights.shape[-1] + 1) // 2)
+        inside = on_grid(prepared.body[prepared.box], grid[1:])
+        self.unjudged = float((inside & ~reached).sum() / max(inside.sum(), 1))
+        self.body = inside & reached
+        full = np.where(reached, compared.full, np.nan).astype(np.float32)
+        self.residual = np.nan_to_num(smooth(full, sigma))
+        self.calibration: Calibration | None = None
+        if compared.left_out is not None and compared.reduced is not None:
+            left_out = np.stack([smooth(one, sigma) for one in compared.left_out])
+            self.calibration = calibrate(left_out, self.pitch, priors.knots_for(len(left_out)))
+            # Where one support reaches, K - 1 of them may be none: there the full comparison has to do.
+            reduced = np.where(compared.covered > 1, compared.reduced, full)
+            depth = depth_below_surface(inside, self.pitch)
+            smoothed = smooth(reduced, sigma)
+            scores = np.nan_to_num(self.calibration.scores(smoothed, depth))
+            self.map_scores = map_scores(left_out)
+            self._kind = kind_of(grid[0])
+            valid = ~np.isnan(left_out)
+            self._own = [
+                study_score(self._kind, z[inside_k], one[inside_k])
+                for z, one, inside_k in zip(self.calibration.support_scores, left_out, valid, strict=True)
+            ]
+            self._judged = np.nan_to_num(smoothed)[self.body]
+        else:
+            scores = self.residual
+            self.map_scores = []
+        self.scores = np.where(self.body, scores, 0).astype(np.float32)
+        self.score = robust_maximum(self.scores[self.body])
+
+    @property
+    def min_volume_ml(self) -> float:
+        """One feature position and slice: what is smaller is not resolved."""
+        return float(np.prod(self.pitch)) / 1000.0
+
+    def threshold(self, false_positives: float) -> float:
+        if self.calibration is None:
+            # Without a second reference only the study itself says what is usual in it.
+            values = self.scores[self.body]
+            if not values.size:
+                return 1.0
+            middle = float(np.median(values))
+            return middle + 6.0 * 1.4826 * float(np.median(np.abs(values - middle)))
+        budget = false_positives / self._priors.findings
+        return threshold_for(self.calibration.support_scores, budget, 2, neighbourhood(self.scores.shape))
+
+    def unusual(self) -> Unusual | None:
+        """Where the study's score lies among the references' own."""
+        if self.calibration is None:
+            return None
+        own = study_score(self._kind, self.scores[self.body], self._judged)
+        return unusual(own, self._own, self._priors.score(self._kind, len(self._own)))
+
+    def rated(self, findings: Sequence[Finding]) -> tuple[Finding, ...]:
+        """The findings with the number of as high ones that a normal study has."""
+        if self.calibration is None:
+            return tuple(findings)
+        structure = neighbourhood(self.scores.shape)
+        own = self.calibration.support_scores
+        # None in K studies says no more than half a one in K.
+        rates = [
+            max(findings_above(own, f.peak, 2, structure), 0.5 / len(own)) * self._priors.findings
+            for f in findings
+        ]
+        return tuple(replace(f, false_positives=rate) for f, rate in zip(findings, rates, strict=True))

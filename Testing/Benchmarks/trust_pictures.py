@@ -1,0 +1,277 @@
+"""Coverage, contamination, other organs, repeatability and mirrored references, on pictures with cached
+features.
+
+Whatever is fitted is fitted without the tested organ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from D24FADLib.benchmark.calibration_data import Workbench
+from D24FADLib.benchmark.calibration_fit import OrganNormals, fit, scores_of, tails
+from D24FADLib.benchmark.datasets import Task
+from D24FADLib.benchmark.features import load_image
+from D24FADLib.benchmark.normals import BINS
+from D24FADLib.benchmark.shipped import SIGMA
+from D24FADLib.imaging.planes import Plane
+from D24FADLib.inference.calibration import LEARNED_WORTH, smooth, to_normal
+from D24FADLib.inference.mirrored import check_mirrored
+from D24FADLib.inference.outliers import MAP, WHOLE, map_scores, standing_out
+from D24FADLib.inference.priors import Priors
+from D24FADLib.inference.resemblance import directions, distance, mean_logs
+from D24FADLib.inference.study_score import PICTURE, VOLUME, study_score
+
+Rows = list[dict[str, object]]
+LEVELS = (0.05, 0.01)
+
+
+def fits(bench: Workbench, tasks: Sequence[Task]) -> dict[str, Priors]:
+    """By task, what the other organs tell."""
+    organs = {task.name: bench.normals(task) for task in tasks}
+    return {task.name: fit(others(organs, task.organ), bench.splits) for task in tasks}
+
+
+def others(organs: Mapping[str, OrganNormals], organ: str) -> dict[str, OrganNormals]:
+    return {name: normals for name, normals in organs.items() if normals.organ != organ}
+
+
+def coverage(bench: Workbench, tasks: Sequence[Task], priors: Mapping[str, Priors], queries: int) -> Rows:
+    """False-positive rates of pictures and positions, and findings of a normal picture, at nominal 5 %, 1
+    % and 1; AUROC of the score before and after calibration; for K = 2, 4 and 8 test normals never used as
+    supports."""
+    rows: Rows = []
+    for task in tasks:
+        learned = priors[task.name]
+        pool = bench.sample(task.train, 1)
+        normal, abnormal = bench.sample(task.normal, 2), bench.sample(task.abnormal, 3)
+        for shots in (2, 4, 8):
+            draws = bench.draws(
+                f"{task.name}-test", pool, [*normal, *abnormal], shots, 2 * queries, 1 / learned.findings
+            )
+            is_normal = draws.queries < len(normal)
+            prior = learned.score(PICTURE, shots)
+            t = tails(draws.query_score, draws.support_score, prior)
+            high = stats.t.sf(t, prior.freedom)
+            knots = learned.knots_for(shots)
+            assert knots is not None
+            share = 1 / (1 + shots / LEARNED_WORTH)
+            middles = ((BINS[1:] + BINS[:-1]) / 2).astype(np.float32)
+            over = []
+            for own, histogram, kept in zip(draws.knots, draws.histogram, is_normal, strict=True):
+                z = to_normal(middles, (1 - share) * own + share * knots)
+                counts = histogram[kept].sum(axis=0)
+                over.append(
+                    [counts[z > stats.norm.isf(level)].sum() / max(counts.sum(), 1) for level in LEVELS]
+                )
+            usual = [(m, ~m) for m in is_normal if m.any() and (~m).any()]
+            both = [n for n, m in enumerate(is_normal) if m.any() and (~m).any()]
+            before, after = (
+                np.mean([roc_auc_score(~is_normal[n], values[n]) for n in both])
+                for values in (draws.query_score, -high)
+            )
+            peaks = scores_of(draws, VOLUME, knots.tolist())[0]
+            rows.append(
+                {
+                    "task": task.name, "K": shots, "draws": len(high), "normals": len(normal),
+                    "judged": int(is_normal.sum()),
+                    "picture 5 %": (high[is_normal] < 0.05).mean(),
+                    "picture 1 %": (high[is_normal] < 0.01).mean(),
+                    "bland 5 %": (high[is_normal] > 0.95).mean(),
+                    "position 5 %": np.mean([o[0] for o in over]),
+                    "position 1 %": np.mean([o[1] for o in over]),
+                    "findings at 1": draws.findings[is_normal].mean(),
+                    "AUROC before": before, "AUROC after": after,
+                    "AUROC map's maximum": np.mean([roc_auc_score(~is_normal[n], peaks[n]) for n in both]),
+                    "abnormal at 5 %": (high[~is_normal] < 0.05).mean() if usual else float("nan"),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def repeatability(
+    bench: Workbench, tasks: Sequence[Task], priors: Mapping[str, Priors], queries: int
+) -> Rows:
+    """How much one picture's standardised score varies between draws of four supports, against how much
+    pictures vary, and how often a picture called unusual at 5 % by one draw is so by another."""
+    rows: Rows = []
+    for task in tasks:
+        tested = [*bench.sample(task.normal, 2), *bench.sample(task.abnormal, 3)]
+        learned = priors[task.name]
+        draws = bench.draws(
+            f"{task.name}-test", bench.sample(task.train, 1), tested, 4, 2 * queries, 1 / learned.findings
+        )
+        prior = learned.score(PICTURE, 4)
+        t = tails(draws.query_score, draws.support_score, prior)
+        by_picture = [t[draws.queries == n] for n in range(len(tested))]
+        several = [values for values in by_picture if len(values) > 1]
+        within = np.sqrt(np.mean([v.var(ddof=1) for v in several]))
+        limit = stats.t.isf(0.05, prior.freedom)
+        called = [(v > limit) for v in several]
+        agree = [np.mean(c[1:]) for c in called if c[0]]
+        rows.append(
+            {
+                "task": task.name, "pictures": len(several), "sd within": within,
+                "sd between": np.std([v.mean() for v in several]),
+                "again at 5 %": np.mean(agree) if agree else float("nan"),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def organ(bench: Workbench, tasks: Sequence[Task], priors: Mapping[str, Priors]) -> Rows:
+    """Queries called unsuitable: normals and abnormals of the references' own task, and normals of other
+    organs (with the limit fitted without the tested organ)."""
+    pictures = {
+        task.name: {
+            "pool": bench.descriptors(bench.sample(task.train, 1)),
+            "normal": bench.descriptors(bench.sample(task.normal, 2)),
+            "abnormal": bench.descriptors(bench.sample(task.abnormal, 3)),
+        }
+        for task in tasks
+    }
+    rows: Rows = []
+    rng = np.random.default_rng(1)
+    for task in tasks:
+        space = priors[task.name].resemblance
+        assert space is not None
+
+        def seen(name: str, kind: str, space=space) -> np.ndarray:
+            return directions(pictures[name][kind], space.centre, space.splits)
+
+        pool = seen(task.name, "pool")
+        for shots in (1, 2, 4, 8):
+            called: dict[str, list[bool]] = {"normal": [], "abnormal": [], "other organ": []}
+            for _ in range(12):
+                references = pool[rng.permutation(len(pool))[:shots]]
+                asked = {"normal": seen(task.name, "normal"), "abnormal": seen(task.name, "abnormal")}
+                strangers = [seen(o.name, "normal") for o in tasks if o.organ != task.organ]
+                asked["other organ"] = np.concatenate(strangers)
+                for kind, vectors in asked.items():
+                    called[kind] += [
+                        distance(v, references, space.shrinkage, space.single) > space.limit for v in vectors
+                    ]
+            rows.append({"task": task.name, "K": shots, **{k: np.mean(v) for k, v in called.items()}})
+    return rows
+
+
+def contamination(
+    bench: Workbench, tasks: Sequence[Task], priors: Mapping[str, Priors], draws: int, queries: int
+) -> Rows:
+    """Some of the supports abnormal pictures, or pictures of another organ: flagged, falsely flagged, and
+    AUROC with clean supports, with spoilt ones, and after what was flagged (at most one in four) is
+    dropped."""
+    rows: Rows = []
+    for position, task in enumerate(tasks):
+        stranger = next(t for t in (*tasks[position + 1 :], *tasks) if t.organ != task.organ)
+        pool, foreign = bench.sample(task.train, 1), bench.sample(stranger.train, 1)
+        bad, tested = bench.sample(task.abnormal, 4, 24), bench.sample(task.abnormal, 3, 24 + queries)
+        tested = [*bench.sample(task.normal, 2, queries), *[p for p in tested if p not in bad][:queries]]
+        labels = np.repeat([0, 1], [len(tested) - queries, queries])[-len(tested) :]
+        for shots, spoilt, source, kind in (
+            (4, 1, bad, "abnormal"), (8, 2, bad, "abnormal"), (4, 1, foreign, "other organ")
+        ):  # fmt: skip
+            found = _contaminated(bench, priors[task.name], pool, source, shots, spoilt, draws)
+            row = {"task": task.name, "K": shots, "spoilt": spoilt, "by": kind, **found}
+            if shots == 4 and kind == "abnormal" and queries:
+                row |= _losses(bench, priors[task.name], pool, source, tested, labels)
+            rows.append(row)
+    return rows
+
+
+def _contaminated(
+    bench: Workbench,
+    learned: Priors,
+    pool: Sequence[Path],
+    source: Sequence[Path],
+    shots: int,
+    spoilt: int,
+    draws: int,
+) -> dict[str, object]:
+    rng = np.random.default_rng([shots, spoilt])
+    flags, false, clean = [], [], []
+    for _ in range(draws):
+        good = [pool[i] for i in rng.permutation(len(pool))[:shots]]
+        wrong = [source[i] for i in rng.permutation(len(source))[:spoilt]]
+        t = np.array(_outlier_t(bench, learned, [*wrong, *good[spoilt:]]))
+        flags.append(t[:spoilt] > learned.outlier_limit)
+        false.append(t[spoilt:] > learned.outlier_limit)
+        clean.append(np.array(_outlier_t(bench, learned, good)) > learned.outlier_limit)
+    return {
+        "flagged": np.mean(flags), "false flags": np.mean(clean),
+        "a clean draw": np.mean([c.any() for c in clean]),
+        "good ones beside spoilt": np.mean(false),
+    }  # fmt: skip
+
+
+def _outlier_t(bench: Workbench, learned: Priors, images: Sequence[Path]) -> list[float]:
+    features = bench.store.load(bench.method.encoder, images)
+    left_out = bench.method.compare([f[:1] for f in features], features, False)[2]
+    numbers = {MAP: map_scores(np.stack([smooth(m.numpy(), SIGMA) for m in left_out]))}
+    space = learned.resemblance
+    if space is not None:
+        vectors = directions(bench.descriptors(images), space.centre, space.splits)
+        numbers[WHOLE] = mean_logs(vectors).tolist()
+    return standing_out(numbers, learned) or []
+
+
+def _losses(
+    bench: Workbench,
+    learned: Priors,
+    pool: Sequence[Path],
+    source: Sequence[Path],
+    tested: Sequence[Path],
+    labels: np.ndarray,
+) -> dict[str, object]:
+    rng = np.random.default_rng(7)
+    asked = bench.store.load(bench.method.encoder, tested)
+
+    def auroc(images: Sequence[Path]) -> float:
+        supports = bench.store.load(bench.method.encoder, images)
+        maps = bench.method.compare(asked, supports, True)[1].numpy()
+        scores = [study_score(PICTURE, m.ravel(), m.ravel()) for m in smooth(maps, SIGMA)]
+        return float(roc_auc_score(labels, scores))
+
+    aurocs = []
+    for _ in range(3):
+        good = [pool[i] for i in rng.permutation(len(pool))[:4]]
+        bad = [source[int(rng.integers(len(source)))], *good[1:]]
+        t = _outlier_t(bench, learned, bad)
+        worst = int(np.argmax(t))
+        kept = [p for n, p in enumerate(bad) if n != worst or t[n] <= learned.outlier_limit]
+        aurocs.append([auroc(good), auroc(bad), auroc(kept)])
+    clean, spoilt, dropped = np.mean(aurocs, axis=0)
+    return {"AUROC clean": clean, "AUROC spoilt": spoilt, "AUROC dropped": dropped}
+
+
+def flipped(bench: Workbench, tasks: Sequence[Task], draws: int) -> Rows:
+    """One of four references mirrored: named, and another one, or one of unmirrored references, named."""
+    rows: Rows = []
+    rng = np.random.default_rng(2)
+    for task in tasks:
+        pool = bench.sample(task.train, 1)
+        right, wrong, alarm = [], [], []
+        for _ in range(draws):
+            chosen = [pool[i] for i in rng.permutation(len(pool))[:5]]
+            arrays = [_grey(load_image(p, 128))[None] for p in chosen]
+            mirrored = [*arrays[:4], np.ascontiguousarray(arrays[4][..., ::-1])]
+            names = ["a", "b", "c", "d"]
+            found = check_mirrored(names, mirrored[0], mirrored[1:], Plane.AXIAL)
+            right.append(any(c.subject == 4 for c in found))
+            wrong.append(any(c.subject != 4 for c in found))
+            alarm.append(bool(check_mirrored(names, arrays[0], arrays[1:], Plane.AXIAL)))
+        rows.append(
+            {"task": task.name, "mirrored one named": np.mean(right), "another named": np.mean(wrong),
+             "named in unmirrored": np.mean(alarm)}
+        )  # fmt: skip
+    return rows
+
+
+def _grey(image: torch.Tensor) -> np.ndarray:
+    return np.asarray(image.mean(0).numpy(), np.float32)
