@@ -77,3 +77,55 @@ def test_a_bare_slicer_needs_nothing_until_the_run(tmp_path):
     for name in ("torch", "safetensors", "scipy", "pydicom", "tqdm"):
         assert f"{name}, about" in done.stdout
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("d24fad-run")]
+
+
+DETECT = """
+import importlib.machinery, sys
+ROOT, *ARGUMENTS = sys.argv[1:]
+TORCH = {"torchgen", "functorch", "typing_extensions", "sympy", "mpmath", "networkx"}
+TORCH |= {"jinja2", "markupsafe", "fsspec", "filelock"}
+THERE = {"numpy", "SimpleITK", "D24FADLib", *TORCH, *ALLOWED}
+
+class OnlyThese(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        top = name.partition(".")[0]
+        known = top in sys.stdlib_module_names or top.startswith("_sysconfig") or top in THERE
+        return super().find_spec(name, path, target) if known else None
+
+sys.meta_path[:] = [OnlyThese if f is importlib.machinery.PathFinder else f for f in sys.meta_path]
+sys.path.insert(0, ROOT)
+from D24FADLib.cli import main
+sys.exit(main(ARGUMENTS))
+"""
+
+
+def test_the_detector_needs_only_what_the_module_installs_for_it(host, module, tmp_path):
+    """`dependencies.REQUIRED`, what Slicer brings, and torch's own dependencies: nothing else is there."""
+    import numpy as np
+    import SimpleITK as sitk
+    from d24fadhost.fixtures import ROOT
+    from D24FADParts import dependencies
+
+    from D24FADLib.worker.commandline import DetectOptions, detect_arguments
+
+    random = np.random.default_rng(0)
+    paths = []
+    for name in ("query", "support_01", "support_02"):
+        image = sitk.GetImageFromArray((300 + 50 * random.standard_normal((8, 48, 48))).astype(np.int16))
+        image.SetSpacing((3.0, 3.0, 6.0))
+        paths.append(str(tmp_path / f"{name}.nrrd"))
+        sitk.WriteImage(image, paths[-1])
+    options = DetectOptions(align="none", device="cpu", unsuitable_anyway=True)
+    arguments = detect_arguments(paths[0], paths[1:], str(tmp_path / "output"), options)[2:]
+    allowed = {package.module for package in dependencies.REQUIRED}
+    done = subprocess.run(
+        [sys.executable, "-c", DETECT.replace("ALLOWED", repr(allowed)), str(ROOT), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert (tmp_path / "output" / "anomaly_map.nrrd").is_file()
+    assert '"runtime": "torch"' in (tmp_path / "output" / "run.json").read_text()
