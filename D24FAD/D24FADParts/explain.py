@@ -20,6 +20,8 @@ def failure(kind, text, details=""):
         return Problem(kind, f"{text or _('Memory ran out.')} {_wayOutOfMemory()}", details)
     if kind == "dependency":
         return Problem(kind, _("{text} Press Find anomalies again to install it.").format(text=text), details)
+    # What the command line calls an option is a tick here.
+    text = text.replace("add --unsuitable-anyway", _("tick Go on with unsuitable references under Advanced"))
     if kind in ("input", "model", "output"):
         return Problem(kind, text or _("The detector could not use its input."), details)
     text = text or _("The detector failed.")

@@ -177,8 +177,8 @@ class Run:
             text = text.replace(file, name)
             if file.startswith("support_"):
                 text = text.replace(file.removesuffix(".nrrd"), name)
-        # As a name "query" begins a sentence; elsewhere it may be a word.
-        return re.sub(r"^query\b", lambda _found: self._names["query.nrrd"], text)
+        # As a name "query" begins a sentence or ends a clause; elsewhere it may be a word.
+        return re.sub(r"^query\b|\bquery(?=[.:])", lambda _found: self._names["query.nrrd"], text)
 
     def _lookAfterWorker(self):
         silent = time.monotonic() - self._heard

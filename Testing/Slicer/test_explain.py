@@ -72,3 +72,23 @@ def test_a_duration_is_coarse(host, module):
 
     said = [explain.duration(seconds) for seconds in (3, 31, 130, 7200)]
     assert said == ["a few seconds", "about 30 s", "about 2 min", "about 2.0 h"]
+
+
+def test_a_refusal_of_the_detector_speaks_of_the_volumes_and_the_panel(host, module):
+    """The detector's own words, which know of file names and options."""
+    from D24FADParts import explain, run
+
+    from D24FADLib.errors import InputError
+    from D24FADLib.inference.inputs import require_suitable
+    from D24FADLib.references.traits import Traits
+
+    with pytest.raises(InputError) as refused:
+        require_suitable("query", Traits(modality="MR"), [("support_01", Traits(modality="CT"))])
+    made = run.Run(None, None, None)
+    made._names = {"query.nrrd": "Head", "support_01.nrrd": "Abdomen"}
+    text = explain.failure("input", made._named(str(refused.value))).text
+    assert "comparison with Head." in text
+    assert "Abdomen: modality CT" in text
+    assert text.endswith("tick Go on with unsuitable references under Advanced.")
+    assert "query" not in text
+    assert "--" not in text
