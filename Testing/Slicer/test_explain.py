@@ -88,7 +88,8 @@ def test_a_refusal_of_the_detector_speaks_of_the_volumes_and_the_panel(host, mod
     made._names = {"query.nrrd": "Head", "support_01.nrrd": "Abdomen"}
     text = explain.failure("input", made._named(str(refused.value))).text
     assert "comparison with Head." in text
-    assert "Abdomen: modality CT" in text
+    assert "  Abdomen: " in text
+    assert "modality CT, the study's is MR" in text
     assert text.endswith("tick Go on with unsuitable references under Advanced.")
     assert "query" not in text
     assert "--" not in text
