@@ -2,57 +2,10 @@
 
 import numpy as np
 import pytest
+from d24fadhost.clicks import LEFT, chooseInMenu, click, clickRow, clickTick, runToEnd, texts
 from d24fadhost.fixtures import SCREENSHOTS, behaving, left_in
 from PySide6 import QtCore, QtWidgets
 from PySide6.QtTest import QTest
-
-LEFT = QtCore.Qt.LeftButton
-
-
-def click(widget, at=None):
-    assert widget.isVisible(), widget.property("objectName")
-    assert widget.isEnabled(), widget.property("objectName")
-    QTest.mouseClick(widget, LEFT, pos=at or widget.rect.center())
-
-
-def clickRow(table, row, column=1):
-    box = table.visualItemRect(table.item(row, column))
-    QTest.mouseClick(table.viewport(), LEFT, pos=box.center())
-
-
-def clickTick(table, row):
-    box = table.visualItemRect(table.item(row, 0))
-    QTest.mouseClick(table.viewport(), LEFT, pos=QtCore.QPoint(box.left() + 10, box.center().y()))
-
-
-def chooseInMenu(button, text):
-    """Open the button's menu as a click does, and trigger one of its actions."""
-    menu = button.menu()
-    menu.aboutToShow.emit()
-    offered = {action.property("text").replace("&&", "&"): action for action in menu.actions()}
-    assert text in offered, list(offered)
-    offered[text].trigger()
-
-
-def texts(table):
-    return [
-        [table.item(row, column).text() for column in range(table.columnCount)]
-        for row in range(table.rowCount)
-    ]
-
-
-@pytest.fixture
-def loaded(panel, volumes, host):
-    query, references = volumes.study(3)
-    panel.ui.querySelector.setCurrentNode(query)
-    host.process_events(0.05)
-    return panel, query, references
-
-
-def runToEnd(panel, host, seconds=30):
-    click(panel.ui.applyButton)
-    assert host.process_events(seconds, until=lambda: not panel.logic.isRunning())
-    host.process_events(0.05)
 
 
 def test_an_empty_scene_says_what_to_do_first(panel, host, screenshot):
@@ -332,126 +285,6 @@ def test_the_scene_changes_while_it_runs(loaded, host, temp, what, quiet_log):
     assert panel.ui.applyButton.text == "Find anomalies"
 
 
-def test_a_loaded_scene_keeps_its_own_study(loaded, host, tmp_path, quiet_log):
-    """While a scene loads, its selector picks whichever volume comes first; that is nobody's choice."""
-    import slicer
-
-    panel, _query, references = loaded
-    ui = panel.ui
-    ui.querySelector.setCurrentNode(references[1])
-    chooseInMenu(ui.addLoadedButton, "Normal 1")
-    assert panel.logic.query() is references[1]
-    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"), None)
-    slicer.mrmlScene.Clear(False)
-    host.process_events(0.05)
-    assert panel.logic.query() is None
-    assert slicer.mrmlScene.ReadFromMRB(str(tmp_path / "scene.mrb"), True)
-    host.process_events(0.05)
-    assert panel.logic.query().GetName() == "Normal 2"
-    assert ui.querySelector.currentNode() is panel.logic.query()
-    assert [row.name for row in panel.logic.references()] == ["Normal 1"]
-    # From here on the user's choice counts again.
-    ui.querySelector.setCurrentNode(slicer.util.getNode("Study"))
-    assert panel.logic.query().GetName() == "Study"
-
-
-def test_another_scene_with_a_map_of_the_same_id_shows_its_own_findings(loaded, host, tmp_path, quiet_log):
-    """Closed and loaded in one go, as File / Load does: the panel has no turn in between."""
-    import slicer
-
-    panel, query, _references = loaded
-    chooseInMenu(panel.ui.addLoadedButton, "All of these")
-    runToEnd(panel, host)
-    first = texts(panel.ui.findingsTable)
-    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "first.mrb"), None)
-    array = slicer.util.arrayFromVolume(query)
-    array[:] = np.roll(array, (4, -8, -6), (0, 1, 2))
-    slicer.util.arrayFromVolumeModified(query)
-    runToEnd(panel, host)
-    assert texts(panel.ui.findingsTable) != first
-    slicer.mrmlScene.Clear(False)
-    assert slicer.mrmlScene.ReadFromMRB(str(tmp_path / "first.mrb"), True)
-    host.process_events(0.1)
-    assert texts(panel.ui.findingsTable) == first
-
-
-def test_results_are_no_studies_to_choose(loaded, host):
-    import slicer
-
-    panel, query, _references = loaded
-    chooseInMenu(panel.ui.addLoadedButton, "All of these")
-    runToEnd(panel, host)
-    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 4 + 5
-    assert panel.ui.querySelector.nodeCount() == 4
-    assert panel.ui.querySelector.currentNode() is query
-    slicer.mrmlScene.RemoveNode(query)
-    host.process_events(0.05)
-    assert panel.ui.querySelector.currentNode().GetName().startswith("Normal")
-
-
-def test_a_finding_is_explained_and_references_are_judged(loaded, host, screenshot, quiet_log):
-    panel, _query, _references = loaded
-    ui = panel.ui
-    chooseInMenu(ui.addLoadedButton, "All of these")
-    panel.logic.workerArguments = behaving("explained")
-    runToEnd(panel, host)
-    assert ui.scoreLabel.text == "Of normal studies, 2 % would score as high as this one."
-    assert [row[5] for row in texts(ui.referencesTable)] == ["Stands out", "Check", "Left out"]
-    blurred = ui.referencesTable.item(1, 5).toolTip()
-    assert blurred == "Normal 2 is blurred or moved compared with the other references."
-    clickRow(ui.findingsTable, 0)
-    assert ui.findingLabel.text == (
-        "A normal study has 0.12 findings as strong on average.\n"
-        "Slice 10 was judged against Normal 1 (0.50), Normal 2 (0.33), Normal 3 (0.17).\n"
-        "At its peak Normal 2 is most like it.\n"
-        "Difference in fine, middle, coarse detail: 0.31, 0.22, 0.10."
-    )
-    screenshot(panel.parent, "13-explained")
-
-
-def test_findings_that_the_detector_withholds_are_not_shown(loaded, host, screenshot, tmp_path, quiet_log):
-    import slicer
-
-    panel, _query, _references = loaded
-    ui = panel.ui
-    chooseInMenu(ui.addLoadedButton, "All of these")
-    panel.logic.workerArguments = behaving("withheld")
-    runToEnd(panel, host)
-    assert ui.countLabel.text == "No findings are given."
-    assert ui.withheldMessage.text.startswith("Study does not resemble its references. Choose other")
-    assert ui.findingsTable.rowCount == 0
-    found = panel.logic.results()
-    assert found.node("Map") is not None
-    ui.thresholdSlider.value = ui.thresholdSlider.minimum
-    host.process_events(0.1)
-    assert (ui.findingsTable.rowCount, ui.thresholdNote.text) == (0, "")
-    assert found.node("Segmentation").GetSegmentation().GetNumberOfSegments() == 0
-    screenshot(panel.parent, "14-withheld")
-    # ... nor after the scene was saved and loaded.
-    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"), None)
-    slicer.mrmlScene.Clear(False)
-    assert slicer.mrmlScene.ReadFromMRB(str(tmp_path / "scene.mrb"), True)
-    host.process_events(0.1)
-    assert ui.countLabel.text == "No findings are given."
-    panel.logic.workerArguments = behaving("well")
-    runToEnd(panel, host)
-    assert ui.countLabel.text == "1 candidate above 6.00 SD."
-    assert not ui.withheldMessage.isVisible()
-
-
-def test_findings_of_another_study_say_so(loaded, host):
-    panel, query, references = loaded
-    chooseInMenu(panel.ui.addLoadedButton, "Normal 1")
-    runToEnd(panel, host)
-    assert panel.ui.countLabel.text == "1 candidate above 6.00 SD."
-    panel.ui.querySelector.setCurrentNode(references[2])
-    host.process_events(0.05)
-    assert panel.ui.countLabel.text.endswith("They are of Study, not of the study chosen above.")
-    panel.ui.querySelector.setCurrentNode(query)
-    host.process_events(0.05)
-    assert panel.ui.countLabel.text == "1 candidate above 6.00 SD."
-
-
 def test_reload_brings_the_parts_anew(panel, module, host):
     """Developer mode's Reload, as far as the host goes: the parts are forgotten, the old panel is silent."""
     import sys
@@ -472,18 +305,6 @@ def test_reload_brings_the_parts_anew(panel, module, host):
         for name in [name for name in sys.modules if name.startswith("D24FADParts")]:
             del sys.modules[name]
         sys.modules.update(kept)
-
-
-def test_results_deleted_by_hand_leave_an_empty_step(loaded, host, quiet_log):
-    import slicer
-
-    panel, _query, _references = loaded
-    chooseInMenu(panel.ui.addLoadedButton, "All of these")
-    runToEnd(panel, host)
-    slicer.mrmlScene.RemoveNode(panel.logic.results().node("Map"))
-    host.process_events(0.05)
-    assert panel.ui.countLabel.text == "Run Find anomalies to see findings here."
-    assert not panel.ui.resultsWidget.isVisible()
 
 
 def test_missing_packages_are_asked_for_first(loaded, host, screenshot):
