@@ -136,7 +136,8 @@ def test_the_demo_study_by_clicks(panel, host, temp, screenshot, quiet_log, mode
         if name:
             Image.fromarray(np.concatenate(views, 1)).save(SCREENSHOTS / f"{name}.png")
     ui.advancedButton.collapsed = False
-    screenshot(ui.runButton, "tutorial-7-advanced")
+    screenshot(ui.advancedButton, "tutorial-7-advanced")
+    beside("tutorial-4-findings", "9-real-views").save(SCREENSHOTS / "panel-findings.png")
     # The lesion is in the map: its mean score stands far above that of the rest of the head.
     import slicer
     from D24FADParts import geometry
@@ -147,6 +148,21 @@ def test_the_demo_study_by_clicks(panel, host, temp, screenshot, quiet_log, mode
     print("score in the lesion, and its rank among voxels:", inside, (array > inside).mean())
     # An untrained model knows little; what is tested then is the way there and back.
     assert (array > inside).mean() < (0.2 if model else 0.05)
+
+
+def beside(panel, views):
+    """The panel with the three views below each other at its side, as high as it is."""
+    from d24fadhost.fixtures import SCREENSHOTS
+    from PIL import Image
+
+    left, row = (Image.open(SCREENSHOTS / f"{name}.png").convert("RGB") for name in (panel, views))
+    side = left.height // 3
+    whole = Image.new("RGB", (left.width + side, left.height))
+    whole.paste(left, (0, 0))
+    for number in range(3):
+        view = row.crop((number * row.height, 0, (number + 1) * row.height, row.height))
+        whole.paste(view.resize((side, side)), (left.width, number * side))
+    return whole
 
 
 def assertSameFindings(logic, output):
