@@ -10,8 +10,6 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from D24FADLib.network.efficientnet_lite import InvertedResidual
-from D24FADLib.network.wide_resnet import Bottleneck
 from D24FADLib.training.images import load_picture
 
 Features = list[Tensor]  # (N, C, h, w) each
@@ -43,18 +41,11 @@ class TeacherBlocks:
         self.teacher = teacher.eval()
         self.size = size
         self.key = f"blocks {weights}"
-        self._blocks = [m for m in teacher.modules() if isinstance(m, (InvertedResidual, Bottleneck))]
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:
-        seen: Features = []
-        hooks = [b.register_forward_hook(lambda m, i, out: seen.append(out)) for b in self._blocks]
-        try:
-            self.teacher(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return [f for f in seen if f.shape[-1] <= images.shape[-1] // 4]
+        blocks: Features = self.teacher.all_blocks(images)  # type: ignore[operator]
+        return [f for f in blocks if f.shape[-1] <= images.shape[-1] // 4]
 
 
 def of_stride(blocks: Features, size: int, stride: int) -> Features:

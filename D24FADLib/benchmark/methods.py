@@ -151,5 +151,5 @@ class Workshop:
 
 
 def _uses_student(about: dict[str, Any]) -> bool:
-    """Whether anything that was trained enters the map."""
-    return bool(about.get("evidence", {"student": 1.0}).get("student", 0.0))
+    """Whether anything that was trained enters a picture's map."""
+    return not about.get("pictures") and bool(about.get("evidence", {"student": 1.0}).get("student", 0.0))

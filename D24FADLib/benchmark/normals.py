@@ -81,7 +81,7 @@ def judge_draws(
     rng = np.random.default_rng([seed, shots])
     own = store.load(method.encoder, pool)
     others = own if tested is None else store.load(method.encoder, tested)
-    structure = neighbourhood((1, *own[0].shape[-2:]))
+    structure = neighbourhood((1, 2, 2))
     rows: dict[str, list[Array]] = {f.name: [] for f in fields(Draws)}
     for number in range(draws):
         progress(number, draws)
@@ -91,11 +91,15 @@ def judge_draws(
         judged = judged[:queries]
         supports = [f[torch.from_numpy(chosen)] for f in own]
         asked = [f[torch.from_numpy(judged)] for f in others]
-        maps = method.compare(asked, supports, query_only=True)[1].numpy()
-        left_out = np.stack(
-            [smooth(m.numpy(), SIGMA) for m in method.compare([f[:1] for f in asked], supports, False)[2]]
-        )
-        pitch = method.pitch(asked)
+        found = method.compare(asked, supports)
+        reduced, own_maps, (whole, whole_own) = found.reduced, found.left_out, found.overall
+        assert reduced is not None
+        assert own_maps is not None
+        assert whole_own is not None
+        maps = reduced.numpy()
+        left_out = smooth(own_maps.numpy(), SIGMA)[:, None]
+        overall, overall_own = (smooth(m.numpy(), SIGMA) for m in (whole, whole_own))
+        pitch = method.pitch(maps.shape)
         fitted = calibrate(left_out, pitch, _IDENTITY, worth=np.inf)
         depth = depth_below_surface(np.ones((1, *maps.shape[1:]), bool), pitch)
         residual = smooth(maps, SIGMA)
@@ -105,11 +109,11 @@ def judge_draws(
             "supports": chosen,
             "queries": judged,
             "query_score": [
-                study_score(PICTURE, m.ravel(), r.ravel()) for m, r in zip(z, residual, strict=True)
+                study_score(PICTURE, m.ravel(), r.ravel()) for m, r in zip(z, overall, strict=True)
             ],
             "support_score": [
                 study_score(PICTURE, m.ravel(), r.ravel())
-                for m, r in zip(fitted.support_scores, left_out, strict=True)
+                for m, r in zip(fitted.support_scores, overall_own, strict=True)
             ],
             "query_peaks": _peaks(z),
             "support_peaks": _peaks(fitted.support_scores[:, 0]),

@@ -1,6 +1,6 @@
 """The shipped configuration: the library's own comparison, calibration and score on cached features.
 
-`ShippedMethod.compare`, `_calibrated` and `_judge` alone know what the detector does with features.
+`ShippedMethod.compare` and `_judge` alone know what the detector does with features.
 """
 
 from __future__ import annotations
@@ -18,36 +18,44 @@ from D24FADLib.inference.calibration import (
     Calibration,
     calibrate,
     depth_below_surface,
-    robust_maximum,
     smooth,
     threshold_for,
 )
 from D24FADLib.inference.comparison import Comparer, Evidence
 from D24FADLib.inference.findings import neighbourhood
+from D24FADLib.inference.pictures import PictureComparer, PictureComparison, PictureEvidence
 from D24FADLib.inference.runtimes import choose_encoder
+from D24FADLib.inference.study_score import PICTURE, study_score
 from D24FADLib.network.model import D24FADModel, upsampled_sum
 
 _BATCH = 16
 SIGMA = (0.0, 1.0, 1.0)  # as the detector smooths a picture
+_CPU = torch.device("cpu")
 
 
 class ShippedEncoder:
-    """The model's own encoder at its own input size."""
+    """The model's own encoder at its own input size: of pictures with the mirrored ones' features behind."""
 
-    def __init__(self, model: D24FADModel, weights: str, size: int, runtime: str) -> None:
-        self.size = size
-        self.key = f"detector {weights}"
-        self.runtime = choose_encoder(runtime, model, torch.device("cpu"), weights)
+    def __init__(
+        self, model: D24FADModel, weights: str, size: int, runtime: str, pictures: PictureComparer | None
+    ) -> None:
+        self.size = pictures.evidence.size if pictures else size
+        self.key = f"detector {weights} {pictures.evidence.levels if pictures else ''}"
+        self._pictures = pictures
+        self._runtime = choose_encoder(runtime, model, _CPU, weights) if pictures is None else None
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> Features:
-        return self.runtime(images)
+        if self._pictures is not None:
+            return self._pictures.encode_supports(images)
+        assert self._runtime is not None
+        return self._runtime(images)
 
 
 class ShippedMethod:
     """A bundle's model and metadata ("d24fad"), as `detect` uses them on one picture.
 
-    `detect` also matches intensities and masks the body; here all methods see the same pictures.
+    `detect` also masks the body; here all methods see the same pictures.
     """
 
     name = "shipped"
@@ -55,10 +63,12 @@ class ShippedMethod:
     def __init__(
         self, model: D24FADModel, about: dict[str, Any], weights: str, runtime: str = "auto"
     ) -> None:
-        self.encoder = ShippedEncoder(model, weights, int(about.get("input_size", 256)), runtime)
+        evidence = PictureEvidence.of(about.get("pictures"))
+        self._pictures = PictureComparer(model.eval(), evidence, _CPU) if evidence else None
+        size = int(about.get("input_size", 256))
+        self.encoder = ShippedEncoder(model, weights, size, runtime, self._pictures)
         self.model = model
-        evidence = Evidence(**about.get("evidence", {}))
-        self._comparer = Comparer(model, evidence, torch.device("cpu"), self.encoder.runtime)
+        self._comparer = Comparer(model, Evidence(**about.get("evidence", {})), _CPU)
 
     def judge(self, query: Features, supports: Features, shots: Sequence[int]) -> dict[int, Judgement]:
         def against(chosen: Features) -> Judgement:
@@ -76,40 +86,53 @@ class ShippedMethod:
 
         return for_each_shot(shots, supports, against)
 
-    def compare(self, query: Features, supports: Features, query_only: bool) -> tuple[Any, Any, Any, Any]:
-        """What `Comparer.compare_features` gives for these queries, all against the same supports."""
+    def compare(self, query: Features, supports: Features) -> PictureComparison:
+        """The detector's comparison of these queries, all against the same supports."""
+        if self._pictures is not None:
+            return self._pictures.compare(query, supports)
         count = len(query[0])
         together = [
             torch.cat([q[None], s[:, None].expand(-1, count, -1, -1, -1)])
             for q, s in zip(query, supports, strict=True)
         ]
         everywhere = torch.ones(len(supports[0]), count, *together[0].shape[-2:], dtype=torch.bool)
-        return self._comparer.compare_features(together, everywhere, query_only)
+        full, reduced, _, weights = self._comparer.compare_features(together, everywhere, True)
+        if reduced is None:
+            return PictureComparison(full, None, None, (full, None), weights.mean(1), [])
+        # The supports judge each other alike for every query: any one does.
+        first = [f[:, :1] for f in together]
+        left_out = self._comparer.compare_features(first, everywhere[:, :1])[2]
+        assert left_out is not None
+        own = left_out[:, 0]
+        return PictureComparison(full, reduced, own, (reduced, own), weights.mean(1), [])
 
-    def pitch(self, features: Features) -> tuple[float, float, float]:
-        """Pixels of one position along slice, row and column."""
-        height, width = features[0].shape[-2:]
+    def pitch(self, shape: Sequence[int]) -> tuple[float, float, float]:
+        """Pixels of one position of a map along slice, row and column."""
+        height, width = shape[-2:]
         return 1.0, self.encoder.size / height, self.encoder.size / width
 
     def _calibrated(self, query: Features, supports: Features) -> Calibration:
-        """The supports judge each other alike for every query: any one does."""
-        left_out = self.compare(query, supports, query_only=False)[2]
-        return calibrate(np.stack([smooth(one.numpy(), SIGMA) for one in left_out]), self.pitch(query))
+        left_out = self.compare(query, supports).left_out
+        assert left_out is not None
+        return calibrate(smooth(left_out.numpy(), SIGMA)[:, None], self.pitch(left_out.shape))
 
     def _judge(
         self, query: Features, supports: Features, fitted: Calibration | None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Maps, weights and scores of a batch."""
-        full, reduced, _, weights = self.compare(query, supports, query_only=True)
-        if fitted is None:
-            scores = smooth(full.numpy(), SIGMA)
+        found = self.compare(query, supports)
+        if fitted is None or found.reduced is None:
+            scores = smooth(found.full.numpy(), SIGMA)
         else:
-            body = np.ones((1, *full.shape[1:]), bool)
-            depth = depth_below_surface(body, self.pitch(query))
-            scores = fitted.scores(smooth(reduced.numpy(), SIGMA), depth)
+            pitch = self.pitch(found.reduced.shape)
+            depth = depth_below_surface(np.ones((1, *found.reduced.shape[1:]), bool), pitch)
+            scores = fitted.scores(smooth(found.reduced.numpy(), SIGMA), depth)
         maps = upsampled_sum([torch.from_numpy(scores)], (GRID, GRID)).numpy()
-        own = np.array([robust_maximum(s) for s in scores], np.float32)
-        return maps, weights.mean(1).numpy(), own
+        judged = smooth(found.overall[0].numpy(), SIGMA)
+        own = [study_score(PICTURE, z.ravel(), r.ravel()) for z, r in zip(scores, judged, strict=True)]
+        weights = np.broadcast_to(found.weights.numpy(), (len(maps), found.weights.shape[-1]))
+        return maps, weights, np.array(own, np.float32)
 
     def state_bytes(self, supports: Features) -> int:
-        return size_of([*self.model.student.state_dict().values(), *supports])
+        trained = [] if self._pictures is not None else [*self.model.student.state_dict().values()]
+        return size_of([*trained, *supports])

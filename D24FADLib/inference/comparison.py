@@ -8,6 +8,8 @@ teacher: 1 - cosine between the query's teacher features and the nearest support
     one position around (PatchCore's idea restricted to a neighbourhood, which aligned supports allow).
     The student decodes a 1/32 embedding and blurs what is small; the teacher's own features keep it.
 
+Pictures, which nothing aligns, are compared by `pictures` instead, where the model's metadata has it so.
+
 All maps live on the grid of the finest features (a quarter of the input's pixels): residuals are smooth,
 and the study's own grid is reached by one interpolation at the very end.
 """
@@ -26,6 +28,7 @@ from torch import Tensor
 
 from D24FADLib.errors import Cancelled
 from D24FADLib.inference.batches import Batches, Inputs
+from D24FADLib.inference.pictures import PictureComparer, PictureEvidence
 from D24FADLib.inference.preparation import Box, Prepared, on_grid
 from D24FADLib.inference.residuals import (
     judged,
@@ -56,6 +59,8 @@ class Comparison:
     where no other reaches. These two are what calibration compares, like with like. Both None for K = 1.
     weights: (n, scales, K).
     covered: how many supports reach each position, (n, h, w). notes: what the reader should know.
+    overall: of pictures, what their score is read from in place of reduced and left_out (without any, full).
+    levels: of pictures, the distances to each support, (K, h, w) a local level.
     """
 
     full: NDArray[np.float32]
@@ -64,6 +69,8 @@ class Comparison:
     weights: NDArray[np.float32]
     covered: NDArray[np.int16]
     notes: tuple[str, ...] = ()
+    overall: tuple[NDArray[np.float32], NDArray[np.float32] | None] | None = None
+    levels: tuple[NDArray[np.float32], ...] = ()
 
 
 def input_size(rows: float, cols: float, size: int, stride: int) -> tuple[int, int]:
@@ -106,18 +113,25 @@ class Comparer:
     """Compares batches of slices with one model on one device."""
 
     def __init__(
-        self, model: D24FADModel, evidence: Evidence, device: torch.device, encoder: Encoder | None = None
+        self,
+        model: D24FADModel,
+        evidence: Evidence,
+        device: torch.device,
+        encoder: Encoder | None = None,
+        pictures: PictureEvidence | None = None,
     ) -> None:
         self.model = model.to(device).eval()
         self.evidence = evidence
         self.device = device
         self.encoder = encoder or TorchEncoder(self.model, device)
+        self.pictures = PictureComparer(self.model, pictures, device) if pictures else None
 
     def on_cpu(self) -> Comparer:
         """The same on the processor."""
         cpu = torch.device("cpu")
         model = copy.deepcopy(self.model).to(cpu)
-        return Comparer(model, self.evidence, cpu, choose_encoder("auto", model, cpu))
+        pictures = self.pictures.evidence if self.pictures else None
+        return Comparer(model, self.evidence, cpu, choose_encoder("auto", model, cpu), pictures)
 
     def batch(
         self, images: Tensor, covered: Tensor, known: Sequence[Tensor] | None = None
@@ -190,6 +204,13 @@ def compare(
     """
     part = prepared.box
     count, rows, cols = (side.stop - side.start for side in part)
+    if comparer.pictures is not None and count == 1:
+        if progress:
+            progress("compare", 0, 1)
+        compared = compare_pictures(prepared, comparer.pictures)
+        if progress:
+            progress("compare", 1, 1)
+        return compared
     shape = input_size(rows * prepared.spacing[1], cols * prepared.spacing[2], size, comparer.model.stride)
     grid = (shape[0] // 4, shape[1] // 4)
 
@@ -226,3 +247,37 @@ def compare(
     judged = prepared.support_body_on(grid) & (covered_count > 1)  # itself and at least one other
     left_out = np.where(judged, against_others, np.nan).astype(np.float32)
     return Comparison(full, reduced, left_out, weights, covered_count, tuple(batches.notes))
+
+
+def compare_pictures(prepared: Prepared, comparer: PictureComparer) -> Comparison:
+    """The one slice of a picture against those of its supports, without regard to place."""
+    part = prepared.box
+    rows, cols = (side.stop - side.start for side in part[1:])
+    shape = input_size(
+        rows * prepared.spacing[1], cols * prepared.spacing[2], comparer.evidence.size, comparer.stride
+    )
+    images = torch.cat(
+        [to_input(np.asarray(v[part], np.float32), shape) for v in (prepared.query, *prepared.supports)]
+    )
+    found = comparer.compare(comparer.encode(images[:1]), comparer.encode_supports(images[1:]))
+
+    def array(values: Tensor) -> NDArray[np.float32]:
+        return np.asarray(values.cpu().numpy(), np.float32)
+
+    full, supports = array(found.full), len(prepared.supports)
+    weights = np.broadcast_to(array(found.weights), (1, 1, supports)).astype(np.float32)
+    # Wherever a support shows something, it is compared with all of the picture.
+    covered = np.full(full.shape, supports, np.int16)
+    levels = tuple(array(d[0]) for d in found.distances)
+    if found.reduced is None or found.left_out is None:
+        return Comparison(full, None, None, weights, covered, (), (array(found.overall[0]), None), levels)
+    grid = (full.shape[1], full.shape[2])
+    inside = prepared.support_body_on(grid)
+    own, overall = (
+        np.where(inside, array(maps)[:, None], np.nan).astype(np.float32)
+        for maps in (found.left_out, found.overall[1])
+        if maps is not None
+    )
+    return Comparison(
+        full, array(found.reduced), own, weights, covered, (), (array(found.overall[0]), overall), levels
+    )

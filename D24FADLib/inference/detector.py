@@ -55,6 +55,7 @@ def detect(
     from D24FADLib.inference.inputs import check_inputs
     from D24FADLib.inference.judging import judge
     from D24FADLib.inference.models import load_model, load_priors
+    from D24FADLib.inference.pictures import PictureEvidence
     from D24FADLib.inference.reference_set import prepare_for
     from D24FADLib.inference.runtimes import choose_encoder
     from D24FADLib.inference.slice_scores import scores_of_slices
@@ -80,7 +81,8 @@ def detect(
         options.precision,
         workers_on(device),
     )
-    comparer = Comparer(model, Evidence(**about.get("evidence", {})), device, encoder)
+    pictures = PictureEvidence.of(about.get("pictures"))
+    comparer = Comparer(model, Evidence(**about.get("evidence", {})), device, encoder, pictures)
     size = int(about.get("input_size", 256))
     batch = options.batch or default_batch(device, 1 + len(supports))
     prepared = prepare_for(query, supports, options, comparer, size, batch, checksum, tell, should_cancel)
@@ -115,7 +117,7 @@ def detect(
     findings, labels = find(
         anomaly_map, np.inf if withheld else threshold, prepared.plane, scored.min_volume_ml
     )
-    findings = explain(scored.rated(findings), prepared, comparer, size, shares)
+    findings = explain(scored.rated(findings), prepared, comparer, size, shares, compared.levels)
     unusual = scored.unusual()
     weights = tuple(place.per_slice(shares[:, k], f"weights_{k + 1:02d}") for k in range(len(supports)))
     detection = Detection(

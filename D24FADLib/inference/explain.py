@@ -1,7 +1,8 @@
 """Why a finding is one: against which references it was judged, and at which scale it departs from them.
 
 The finding's strongest slice is compared once more, teacher features alone and stride by stride: the
-residual to the nearest position of each reference (`residuals.nearest_residuals`) at the finding's peak.
+residual to the nearest position of each reference (`residuals.nearest_residuals`) at the finding's peak. Of
+pictures, where place says nothing, the distances of the comparison itself tell the most similar reference.
 """
 
 from __future__ import annotations
@@ -33,12 +34,19 @@ def explain(
     comparer: Comparer,
     size: int,
     shares: NDArray[np.float32],
+    levels: Sequence[NDArray[np.float32]] = (),
 ) -> tuple[Finding, ...]:
     """The findings with weights, residuals and nearest_reference filled in, the first ten of them.
 
-    shares: (all slices, K) of the grid of comparison.
+    shares: (all slices, K) of the grid of comparison. levels: see `Comparison`; with any, residuals stay
+    empty.
     """
-    explained = [_explained(f, prepared, comparer, size, shares) for f in findings[:_MOST]]
+    explained = [
+        _of_picture(f, prepared, shares, levels)
+        if levels
+        else _explained(f, prepared, comparer, size, shares)
+        for f in findings[:_MOST]
+    ]
     return (*explained, *findings[_MOST:])
 
 
@@ -55,21 +63,45 @@ def _explained(
             for v in (prepared.query, *prepared.supports)
         ]
     )
-    where = ((row - box[1].start) / max(rows - 1, 1), (col - box[2].start) / max(cols - 1, 1))
-    at_peak = []
     with torch.inference_mode():
-        for feature in comparer.encoder(images)[:3]:
-            apart = nearest_residuals(feature[:, None], 1)[0, :, 0]  # (K, h, w)
-            grid = apart.shape[-2:]
-            y, x = (round(min(max(w, 0.0), 1.0) * (s - 1)) for w, s in zip(where, grid, strict=True))
-            at_peak.append(apart[:, y, x].cpu().numpy())
-    stacked = np.stack(at_peak)  # (strides, K)
+        apart = [
+            nearest_residuals(feature[:, None], 1)[0, :, 0].cpu().numpy()  # (K, h, w)
+            for feature in comparer.encoder(images)[:3]
+        ]
+    stacked = _at(apart, row, col, prepared)
     return replace(
         finding,
         weights=tuple(float(w) for w in shares[number]),
         residuals=tuple(float(r) for r in stacked.min(axis=1)),
         nearest_reference=int(stacked.sum(axis=0).argmin()) + 1,
     )
+
+
+def _of_picture(
+    finding: Finding,
+    prepared: Prepared,
+    shares: NDArray[np.float32],
+    levels: Sequence[NDArray[np.float32]],
+) -> Finding:
+    number, row, col = _place(finding, prepared)
+    apart = _at(levels, row, col, prepared).sum(axis=0)
+    return replace(
+        finding,
+        weights=tuple(float(w) for w in shares[number]),
+        nearest_reference=int(apart.argmin()) + 1,
+    )
+
+
+def _at(maps: Sequence[NDArray[np.float32]], row: int, col: int, prepared: Prepared) -> NDArray[np.float32]:
+    """(maps, K): the values of (K, h, w) maps of the box at a row and column of the slice."""
+    found = []
+    for apart in maps:
+        at = [
+            round(min(max((n - side.start) / max(side.stop - side.start - 1, 1), 0.0), 1.0) * (length - 1))
+            for n, side, length in zip((row, col), prepared.box[1:], apart.shape[1:], strict=True)
+        ]
+        found.append(apart[:, at[0], at[1]])
+    return np.stack(found)
 
 
 def _place(finding: Finding, prepared: Prepared) -> tuple[int, int, int]:

@@ -203,7 +203,9 @@ def matched_to(
 ) -> NDArray[np.float32]:
     """A support's prepared voxels with its tissue brought to the query's intensities."""
     ready = prepare(moved.image, modality, own_mask, window)
-    if modality == "CT" or ready.ndim == 4:  # Hounsfield units and colours mean the same everywhere
+    # Hounsfield units and colours mean the same everywhere; pictures are spread over one range each when they
+    # are compared, and an unaligned one has another share of every tissue.
+    if modality == "CT" or ready.ndim == 4 or len(query) == 1:
         return ready
     return match_histogram(ready, own_mask, query, query_mask & moved.inside)
 

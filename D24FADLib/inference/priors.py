@@ -78,7 +78,7 @@ class Priors:
 def belongs_to(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What a calibration depends on, of a bundle's metadata."""
     about = metadata["d24fad"]
-    return {key: about.get(key) for key in ("sha256", "evidence", "input_size", "cosine_weights")}
+    return {key: about.get(key) for key in ("sha256", "evidence", "pictures", "input_size", "cosine_weights")}
 
 
 def read_priors(folder: Path, metadata: Mapping[str, Any]) -> tuple[Priors, str]:

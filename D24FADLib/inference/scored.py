@@ -70,6 +70,11 @@ class Scored:
             self.map_scores = map_scores(left_out)
             self._kind = kind_of(grid[0])
             valid = ~np.isnan(left_out)
+            if compared.overall is not None and compared.overall[1] is not None:
+                smoothed, left_out = (
+                    smooth(compared.overall[0], sigma),
+                    np.stack([smooth(one, sigma) for one in compared.overall[1]]),
+                )
             self._own = [
                 study_score(self._kind, z[inside_k], one[inside_k])
                 for z, one, inside_k in zip(self.calibration.support_scores, left_out, valid, strict=True)

@@ -83,13 +83,17 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Features (N, 24 | 40 | 112, H/s, W/s) at strides s = 4, 8, 16; embedding (N, 320, H/32, W/32)."""
+        every = self.all_blocks(x)
+        return [every[index] for index in self._last_blocks], every[-1]
+
+    def all_blocks(self, x: Tensor) -> list[Tensor]:
+        """What every block gives, from stride 2 to stride 32."""
         x = F.relu6(self._bn0(self._conv_stem((x * 255.0 - 127.0) / 128.0)))
-        features = []
-        for index, block in enumerate(self._blocks):
+        found = []
+        for block in self._blocks:
             x = block(x)
-            if index in self._last_blocks:
-                features.append(x)
-        return features, x
+            found.append(x)
+        return found
 
     def load_imagenet(self, state: dict[str, Tensor]) -> None:
         """Load the published classifier's state_dict strictly, without its head and classifier."""

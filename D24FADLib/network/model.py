@@ -26,6 +26,8 @@ class Teacher(Protocol):
 
     def __call__(self, x: Tensor) -> tuple[list[Tensor], Tensor]: ...
 
+    def all_blocks(self, x: Tensor) -> list[Tensor]: ...
+
 
 TEACHERS: dict[str, Callable[[], nn.Module]] = {
     WideResNet50.architecture: WideResNet50,
@@ -52,6 +54,13 @@ def weighted_supports(supports: Sequence[Tensor], weights: Tensor) -> list[Tenso
 def residual(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
     """1 - cosine over channels at each position, per scale: (B, h, w) in [0, 2]."""
     return [1.0 - F.cosine_similarity(x, y, dim=1) for x, y in zip(a, b, strict=True)]
+
+
+def joined_blocks(blocks: Sequence[Tensor]) -> Tensor:
+    """Blocks of one stride as one feature (N, C, h, w), each position averaged with its 3 x 3 neighbours, of
+    length 1. All blocks of a stride together tell more than its last one."""
+    joined = F.avg_pool2d(torch.cat(list(blocks), 1), 3, 1, 1, count_include_pad=False)
+    return F.normalize(joined, dim=1)
 
 
 def upsampled_sum(residuals: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

@@ -74,6 +74,16 @@ class WideResNet50(nn.Module):
         embedding: Tensor = self.get_submodule("layer4")(x)
         return features, embedding
 
+    def all_blocks(self, x: Tensor) -> list[Tensor]:
+        """What every block gives, from stride 4 to stride 32."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        found = []
+        for index in range(len(self.blocks)):
+            for block in self.get_submodule(f"layer{index + 1}").children():
+                x = block(x)
+                found.append(x)
+        return found
+
     def load_torchvision(self, state: dict[str, Tensor]) -> None:
         """Load torchvision's `wide_resnet50_2` state_dict strictly; its classifier `fc` has no place here."""
         self.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")}, strict=True)

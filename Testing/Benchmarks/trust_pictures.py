@@ -212,8 +212,8 @@ def _contaminated(
 
 def _outlier_t(bench: Workbench, learned: Priors, images: Sequence[Path]) -> list[float]:
     features = bench.store.load(bench.method.encoder, images)
-    left_out = bench.method.compare([f[:1] for f in features], features, False)[2]
-    numbers = {MAP: map_scores(np.stack([smooth(m.numpy(), SIGMA) for m in left_out]))}
+    left_out = bench.method.compare([f[:1] for f in features], features).left_out
+    numbers = {MAP: map_scores(smooth(left_out.numpy(), SIGMA)[:, None])}
     space = learned.resemblance
     if space is not None:
         vectors = directions(bench.descriptors(images), space.centre, space.splits)
@@ -234,7 +234,7 @@ def _losses(
 
     def auroc(images: Sequence[Path]) -> float:
         supports = bench.store.load(bench.method.encoder, images)
-        maps = bench.method.compare(asked, supports, True)[1].numpy()
+        maps = bench.method.compare(asked, supports).overall[0].numpy()
         scores = [study_score(PICTURE, m.ravel(), m.ravel()) for m in smooth(maps, SIGMA)]
         return float(roc_auc_score(labels, scores))
 
