@@ -137,7 +137,9 @@ def markdown(results: dict[str, list[Row]], about: Row) -> str:
     for part, rows in results.items():
         columns = list(dict.fromkeys(key for row in rows for key in row))
         # ratios first
-        columns.sort(key=lambda c: (c not in ("model", "K", "precision", "size", "mode"), "ratio" not in c))
+        columns.sort(
+            key=lambda c: (c not in ("model", "K", "precision", "supports", "size", "mode"), "ratio" not in c)
+        )
         lines += [f"## {part}", "", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
         lines += [f"| {' | '.join(_shown(row.get(c, '')) for c in columns)} |" for row in rows]
         lines.append("")
