@@ -137,7 +137,7 @@ def _detect(
     findings, labels = find(
         anomaly_map, np.inf if withheld else threshold, prepared.plane, scored.min_volume_ml
     )
-    findings = explain(scored.rated(findings), prepared, comparer, size, shares, compared.levels)
+    findings = explain(scored.rated(findings), prepared, comparer, size, shares, judged.kept, compared.levels)
     unusual = scored.unusual()
     expected_normal = place.expected_normal(shares)
     prepared.forget_supports()

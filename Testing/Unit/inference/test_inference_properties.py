@@ -18,7 +18,7 @@ from D24FADLib.inference.detector import detect
 
 TYPES = (np.uint8, np.int16, np.uint16, np.float32)
 QUICK = settings(
-    max_examples=6,
+    max_examples=4,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
