@@ -9,6 +9,7 @@ from D24FADLib.errors import D24FADError
 
 from . import (
     dependencies,
+    explain,
     exports,
     geometry,
     placement,
@@ -163,7 +164,7 @@ class DetectionApi:
         if self.isRunning():
             return self._run
         parameters = self.getParameterNode()
-        keep = settings.get(parameters, "KeepPrevious") == "true"
+        keep = settings.isOn(parameters, "KeepPrevious")
         told = _ShowWhenDone(self, callbacks)
         started = Run(
             parameters, settings.options(parameters), told, keep, self.workerArguments, self.tempFolder
@@ -241,6 +242,15 @@ class DetectionApi:
         node = found.node(results.SEGMENTATION)
         if node is not None:
             segmentation.select(node, finding.segmentId, found.query)
+
+    def explanation(self, rank):
+        """Why this finding is one, and against which references it was judged: sentences, "" without any."""
+        found = self.results()
+        finding = next((one for one in found.findings if one.rank == rank), None)
+        if finding is None:
+            return ""
+        judged, said = found.judgedBy(finding), found.explanationOf(finding)
+        return explain.finding(finding.slice, judged, said, found.about.get("references", []))
 
     def jumpToSlice(self, number):
         """Move the slice views to a slice of the study."""

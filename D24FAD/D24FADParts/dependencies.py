@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import sys
 import tempfile
 from dataclasses import dataclass
 
@@ -41,11 +42,24 @@ def question(packages):
     lines = "\n".join(_("{name}, about {size} MB").format(name=p.name, size=p.megabytes) for p in packages)
     text = _(
         "The detector needs Python packages that Slicer does not have yet:\n\n{packages}\n\n"
-        "Install them into Slicer's Python now? With an NVIDIA GPU, torch may take several GB. "
+        "Install them into Slicer's Python now? {torch}"
         "Slicer's own numpy and SimpleITK are not touched. Without internet, put the wheels into a folder "
         "and set it under Advanced."
     )
-    return text.format(packages=lines)
+    return text.format(packages=lines, torch=_aboutTorch(packages))
+
+
+def _aboutTorch(packages):
+    if all(package.name != "torch" for package in packages):
+        return ""
+    if importlib.util.find_spec("PyTorchUtils") is not None:
+        return _("The PyTorch extension chooses the torch for this computer's GPU; that can be several GB. ")
+    if sys.platform.startswith("linux"):
+        return _(
+            "On Linux, torch comes with support for NVIDIA GPUs, several GB. To have one that suits this "
+            "computer, install the PyTorch extension first (Extensions Manager). "
+        )
+    return _("For an NVIDIA GPU, install the PyTorch extension first (Extensions Manager). ")
 
 
 def install(packages, wheelFolder=""):

@@ -12,6 +12,7 @@ from D24FADLib.worker import nrrd
 
 from . import geometry, layers
 from .results import Outcome
+from .runrecord import RunRecord, number_
 
 FILES = {
     "map": "anomaly_map.nrrd",
@@ -49,8 +50,10 @@ def writeVolumes(work):
 class OutcomeReader:
     """Reads what the worker wrote; `outcome` is complete when the generator `read` has ended."""
 
-    def __init__(self, folder, summary, queryNode, references):
-        self._folder, self._summary, self._query, self._references = folder, summary, queryNode, references
+    def __init__(self, folder, summary, queryNode, references, named=str):
+        self._folder, self._query, self._references = folder, queryNode, references
+        self._named = named
+        self.record = RunRecord(summary)
         self.outcome = None
 
     def read(self):
@@ -61,7 +64,8 @@ class OutcomeReader:
             raise InputError(str(error)) from error
 
     def _read(self):
-        record = self._record()
+        self.record.record = self._record()
+        record = self.record
         paths = [self._folder / FILES["map"], self._folder / FILES["expected"]]
         paths += [
             self._folder / f"weights_{number:02d}.nrrd" for number in range(1, len(self._references) + 1)
@@ -85,13 +89,18 @@ class OutcomeReader:
             peaks=peaks,
             means=means,
             sliceWeights=weights,
-            threshold=float(_find("threshold", self._summary, record)),
-            calibrated=bool(_find("calibrated", self._summary, record)),
-            plane=str(_find("plane", self._summary, record, default="axial")),
-            warnings=[str(text) for text in self._summary.get("warnings") or []],
+            threshold=float(record.find("threshold")),
+            calibrated=bool(record.find("calibrated")),
+            plane=str(record.find("plane", "axial")),
+            warnings=[str(text) for text in record.summary.get("warnings") or []],
             references=self._references,
-            score=float(_find("score", self._summary, record, default=0.0)),
-            leastVoxels=self._leastVoxels(float(_find("min_volume_ml", self._summary, record, default=0))),
+            score=float(record.find("score", 0.0)),
+            # What the threshold was chosen by; 0 where it was not chosen by the references.
+            budget=float(record.find("false_positives_per_study", 0.0)) if record.find("calibrated") else 0.0,
+            leastVoxels=self._leastVoxels(float(record.find("min_volume_ml", 0))),
+            withheld=record.withheld(self._named),
+            unusual=record.unusual(),
+            explanations=record.explanations(),
         )
 
     def _leastVoxels(self, milliliters):
@@ -121,39 +130,7 @@ class OutcomeReader:
             rows = sorted(csv.DictReader(file), key=lambda row: int(row.get("slice", row.get("index"))))
         names = list(rows[0]) if rows else []
         columns = [name for name in names if name.lower().startswith("weight")]
-        weights = [[_number(row[column]) for row in rows] for column in columns]
+        weights = [[number_(row[column]) for row in rows] for column in columns]
         count = len(self._references)
         weights = (weights + [[float("nan")] * len(rows)] * count)[:count]
-        return [_number(row["peak"]) for row in rows], [_number(row["mean"]) for row in rows], weights
-
-
-def supportsOf(summary, record):
-    """[(mean weight, stands out, note)] of the references, in their order; [] where the worker said none."""
-    found = summary.get("supports") or record.get("supports") or []
-    return [
-        (
-            _number(support.get("mean_weight", -1)),
-            bool(support.get("stands_out", False)),
-            str(support.get("note") or ""),
-        )
-        for support in found
-        if isinstance(support, dict)
-    ]
-
-
-def _number(text):
-    return float(text) if text not in ("", None) else float("nan")
-
-
-_NOTHING = object()
-
-
-def _find(name, *places, default=_NOTHING):
-    """The first value of this name in the documents or one level below their top."""
-    for place in places:
-        for document in (place, *(value for value in place.values() if isinstance(value, dict))):
-            if document.get(name) is not None:
-                return document[name]
-    if default is _NOTHING:
-        raise KeyError(f"the run record has no {name}")
-    return default
+        return [number_(row["peak"]) for row in rows], [number_(row["mean"]) for row in rows], weights

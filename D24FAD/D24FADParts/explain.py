@@ -1,4 +1,4 @@
-"""What went wrong, and the way out, in a sentence or two for the reader."""
+"""What went wrong and the way out, and what numbers mean: in a sentence or two for the reader."""
 
 from dataclasses import dataclass
 
@@ -20,6 +20,8 @@ def failure(kind, text, details=""):
         return Problem(kind, f"{text or _('Memory ran out.')} {_wayOutOfMemory()}", details)
     if kind == "dependency":
         return Problem(kind, _("{text} Press Find anomalies again to install it.").format(text=text), details)
+    # What the command line calls an option is a tick here.
+    text = text.replace("add --unsuitable-anyway", _("tick Go on with unsuitable references under Advanced"))
     if kind in ("input", "model", "output"):
         return Problem(kind, text or _("The detector could not use its input."), details)
     text = text or _("The detector failed.")
@@ -63,3 +65,76 @@ def gone(what):
 
 def _wayOutOfMemory():
     return _("Try a smaller batch, or the CPU as device (Advanced).")
+
+
+def threshold(about, value):
+    """What the threshold means, for the reader who moves it; `about` is `results.Results.about`."""
+    if about.get("withheld"):
+        return ""
+    if not about.get("calibrated"):
+        return _("With one reference nothing says what is normal variation: the threshold is a guess.")
+    budget, chosen = about.get("budget"), float(about.get("threshold", value))
+    if not budget:
+        return ""
+    said = _("At {threshold}, a normal study has at most {budget} on average, judging by the references.")
+    many = _("1 false finding") if budget == 1 else _("{count} false findings").format(count=f"{budget:g}")
+    if abs(value - chosen) < 0.005:
+        said = _("Here, a normal study has at most {budget} on average, judging by the references.")
+    return said.format(threshold=f"{chosen:.2f}", budget=many)
+
+
+def withheld(why):
+    """Why no findings are shown and the way out, "" where they are shown."""
+    if not why:
+        return ""
+    text = _("{why} Choose other references, or go on anyway (Advanced): what is found then means little.")
+    return text.format(why=why)
+
+
+_BLAND = 0.01  # of normal studies score as low: the study is smoothed, or empty of detail
+
+
+def study(about):
+    """How unusual the study is as a whole, "" where nothing is known of it."""
+    high, low = about.get("unusual") or (None, None)
+    if high is None or about.get("withheld"):
+        return ""
+    if low is not None and low < _BLAND:
+        text = _("Unusually bland: of normal studies, {share} would score as low. Is it smoothed?")
+        return text.format(share=_percent(low))
+    return _("Of normal studies, {share} would score as high as this one.").format(share=_percent(high))
+
+
+def _percent(share):
+    return _("fewer than 0.1 %") if share < 0.001 else f"{100 * share:.2g} %"
+
+
+def finding(number, weights, said, names):
+    """Why a finding is one. `weights` as `Results.judgedBy` gives, `said` as `Results.explanationOf`."""
+    lines = []
+    if said.get("falsePositives") is not None:
+        text = _("A normal study has {count} findings as strong on average.")
+        lines.append(text.format(count=f"{said['falsePositives']:.2g}"))
+    if weights:
+        listed = ", ".join(f"{name} ({weight:.2f})" for name, weight in weights)
+        text = _("Slice {number} was judged against {references}.")
+        lines.append(text.format(number=number, references=listed))
+    nearest = said.get("nearest")
+    if nearest is not None and nearest < len(names):
+        lines.append(_("At its peak {reference} is most like it.").format(reference=names[nearest]))
+    if len(said.get("residuals") or ()) == 3:
+        fine, middle, coarse = (f"{value:.2f}" for value in said["residuals"])
+        text = _("Difference in fine, middle, coarse detail: {fine}, {middle}, {coarse}.")
+        lines.append(text.format(fine=fine, middle=middle, coarse=coarse))
+    return "\n".join(lines)
+
+
+def duration(seconds):
+    """As one would say it: coarse, because it is an estimate."""
+    if seconds < 10:
+        return _("a few seconds")
+    if seconds < 55:
+        return _("about {count} s").format(count=round(seconds / 5) * 5)
+    if seconds < 3300:
+        return _("about {count} min").format(count=max(1, round(seconds / 60)))
+    return _("about {count} h").format(count=f"{seconds / 3600:.1f}")

@@ -16,6 +16,7 @@ FINDING_COLUMNS = (
     "rank", "peak", "mean", "volume_ml", "center_r", "center_a", "center_s", "peak_r", "peak_a", "peak_s",
     "slice", "threshold",
 )  # fmt: skip
+_SERIES_DESCRIPTION = "D24FAD candidates, research use"
 VOLUME_FILTERS = "NRRD (*.nrrd);;NIfTI (*.nii.gz)"
 
 
@@ -67,6 +68,8 @@ def exportDicomSegmentation(found, folder):
         )
     if node.GetSegmentation().GetNumberOfSegments() == 0:
         raise InputError(_("There are no candidates to export at this threshold."))
+    if not os.path.isdir(folder):
+        raise OutputError(_("The folder to export to is not there. Choose another."))
     node.SetReferenceImageGeometryParameterFromVolumeNode(query)
     node.SetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole(), query.GetID())
     placement.placeBeside(node, query)
@@ -78,6 +81,9 @@ def exportDicomSegmentation(found, folder):
         )
     for exportable in exportables:
         exportable.directory = str(folder)
+        # The node's own name may be longer than the 64 characters that DICOM allows.
+        exportable.setTag("SeriesDescription", _SERIES_DESCRIPTION)
+        exportable.setTag("ContentCreatorName", "D24FAD")
     problem = plugin.export(exportables)
     if problem:
         raise OutputError(_("DICOM export failed: {problem}").format(problem=problem))

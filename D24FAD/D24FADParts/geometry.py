@@ -2,6 +2,7 @@
 
 import numpy as np
 import vtk
+from slicer.i18n import tr as _
 
 PLANES = ("axial", "coronal", "sagittal")
 
@@ -34,7 +35,7 @@ def localToWorld(node):
     transform = node.GetParentTransformNode()
     matrix = vtk.vtkMatrix4x4()
     if transform is not None and not transform.GetMatrixTransformToWorld(matrix):
-        raise GeometryError("the volume is under a non-linear transform; harden the transform first")
+        raise GeometryError(_("the volume is under a non-linear transform; harden the transform first"))
     return matrixToArray(matrix)
 
 
@@ -43,7 +44,7 @@ def ijkToWorld(volumeNode):
     array = localToWorld(volumeNode) @ ijkToLocal(volumeNode)
     columns = array[:3, :3] / np.linalg.norm(array[:3, :3], axis=0)
     if not np.allclose(columns.T @ columns, np.eye(3), atol=1e-3):
-        raise GeometryError("the volume's axes are not at right angles; resample it first")
+        raise GeometryError(_("the volume's axes are not at right angles; resample it first"))
     return array
 
 

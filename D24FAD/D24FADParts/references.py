@@ -11,7 +11,8 @@ from D24FADLib.errors import InputError
 from D24FADLib.references.suitability import Kind, Level, check_references, refuse
 from D24FADLib.references.traits import Traits, traits_of_grid, traits_of_tags
 
-from . import geometry, placement, settings, tags
+from . import geometry, placement, settings, tags, views
+from .runrecord import ReferenceOutcome
 
 ADVISED_LEAST, ADVISED_MOST = 2, 8
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -31,6 +32,7 @@ class Reference:
     use: bool = True
     weight: float = -1.0
     standsOut: bool = False
+    dropped: bool = False
     note: str = ""
 
 
@@ -104,13 +106,8 @@ class ReferenceList:
         self._save([replace(row, use=use) if row.key == key else row for row in self.rows()])
 
     def setOutcome(self, outcomes):
-        """{key: (mean weight, stands out, note)} of a run; other rows lose theirs."""
-        none = (-1.0, False, "")
-        changed = []
-        for row in self.rows():
-            weight, standsOut, note = outcomes.get(row.key, none)
-            changed.append(replace(row, weight=weight, standsOut=standsOut, note=note))
-        self._save(changed)
+        """{key: runrecord.ReferenceOutcome} of a run; other rows lose theirs."""
+        self._save([replace(row, **asdict(outcomes.get(row.key, ReferenceOutcome()))) for row in self.rows()])
 
     def sourceOf(self, row):
         """Where a row comes from, in a word."""
@@ -252,9 +249,10 @@ def describe(reason):
     return text.format(study=reason.study, reference=reason.reference)
 
 
-def isUnusable(reason):
-    """Whether a run cannot start with such a reference; the other reasons are warnings."""
-    return reason.level is Level.REFUSE
+def isUnusable(reason, anyway=False):
+    """Whether a run cannot start with such a reference; the other reasons are warnings. `anyway`: the user
+    goes on where a comparison can be made at all."""
+    return reason.impossible if anyway else reason.level is Level.REFUSE
 
 
 def dicomSelection():
@@ -276,7 +274,9 @@ def loadSeries(uid):
     if not loaded:
         from DICOMLib import DICOMUtils
 
-        made = [slicer.mrmlScene.GetNodeByID(nodeId) for nodeId in DICOMUtils.loadSeriesByUID([uid]) or []]
+        with views.held():
+            ids = DICOMUtils.loadSeriesByUID([uid]) or []
+        made = [slicer.mrmlScene.GetNodeByID(nodeId) for nodeId in ids]
         # Some plugins make volumes that do not say which instances they are of.
         loaded = _volumesOfSeries(uid) or [node for node in made if _isVolume(node)]
     return loaded

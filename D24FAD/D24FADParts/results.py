@@ -1,6 +1,6 @@
 """The results of a run as nodes of the scene, and the threshold that its candidates follow."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import slicer
@@ -44,6 +44,10 @@ class Outcome:
     references: list  # (name, key) of each reference, in the order of the weights
     score: float = 0.0
     leastVoxels: int = 1
+    budget: float = 0.0  # findings that a normal study may have on average at the threshold; 0: unknown
+    withheld: str = ""  # why the detector gives no findings, where it does not
+    unusual: tuple = (None, None)  # shares of normal studies that score as high, as low
+    explanations: list = field(default_factory=list)  # runrecord.Explanation of the detector's findings
 
 
 class Results:
@@ -74,7 +78,8 @@ class Results:
 
     @property
     def about(self):
-        """{threshold, calibrated, plane, score, warnings, lowest, highest, leastVoxels} of the run."""
+        """{threshold, calibrated, plane, score, warnings, lowest, highest, leastVoxels, budget, references,
+        withheld, unusual, explanations} of the run."""
         return settings.getJson(self._node, "Result", {})
 
     @property
@@ -103,6 +108,24 @@ class Results:
     @property
     def unit(self):
         return _("SD") if self.about.get("calibrated") else ""
+
+    def judgedBy(self, finding):
+        """[(reference, its weight in the finding's slice)], the weightiest first; [] where unknown."""
+        scores, names = self.node(SCORES), self.about.get("references", [])
+        weights = []
+        for number, name in enumerate(names, 1):
+            column = tables.columnValues(scores, tables.weightTitle(number, name)) if scores else []
+            if finding.slice < len(column) and np.isfinite(column[finding.slice]):
+                weights.append((name, float(column[finding.slice])))
+        return sorted(weights, key=lambda pair: -pair[1])
+
+    def explanationOf(self, finding):
+        """What the detector said of this very finding (`runrecord.Explanation` as a dictionary), else {}."""
+        near = 0.5 * min(self.query.GetSpacing())
+        for said in self.about.get("explanations", []):
+            if np.abs(np.subtract(said["peakPlace"], finding.peakPlace)).max() < near:
+                return said
+        return {}
 
     def sliceAxis(self):
         return geometry.sliceAxis(geometry.ijkToLocal(self.query), self.about.get("plane", "axial"))
@@ -141,6 +164,11 @@ class Results:
                 "lowest": self._finder.lowest,
                 "highest": self._finder.highest,
                 "leastVoxels": outcome.leastVoxels,
+                "budget": outcome.budget,
+                "references": [name for name, _key in outcome.references],
+                "withheld": outcome.withheld,
+                "unusual": outcome.unusual,
+                "explanations": [asdict(explanation) for explanation in outcome.explanations],
             },
         )
         yield
@@ -214,7 +242,7 @@ class Results:
             return 0
         self._node.SetParameter("Threshold", repr(float(value)))
         finder = self._findCandidates()
-        self._count, found, index, rank = finder.find(value, self.about.get("leastVoxels", 1))
+        self._count, found, index, rank = self._found(value)
         self._findings, self._findingsOf = self._toFindings(found, query), _voxelsOf(mapNode)
         if segmentNode is not None:
             self._segmentsOf(segmentNode, query).update(found, index, rank, self._segmentName)
@@ -227,9 +255,7 @@ class Results:
     def restore(self):
         """After a scene was loaded: the findings of its segmentation's threshold, without redoing it."""
         if self.exist and not self._areOfTheMap():
-            self._count, found, _index, _rank = self._findCandidates().find(
-                self.threshold, self.about.get("leastVoxels", 1)
-            )
+            self._count, found, _index, _rank = self._found(self.threshold)
             self._findings, self._findingsOf = self._toFindings(found, self.query), self.mapKey
 
     def _segmentName(self, candidate):
@@ -252,7 +278,7 @@ class Results:
         if node.GetSegmentation().GetNumberOfSegments() == 0:
             return False
         before = float(self._node.GetParameter("SegmentedAt") or self.about.get("threshold", 0.0))
-        found = self._findCandidates().find(before, self.about.get("leastVoxels", 1))[1]
+        found = self._found(before)[1]
         return not segmentation.isWhatWasFound(node, found)
 
     def _keepEdited(self, node, query):
@@ -264,6 +290,12 @@ class Results:
         fresh = segmentation.addSegmentationNode(query, name, SEGMENTATION, run)
         self._refer(SEGMENTATION, fresh)
         return fresh
+
+    def _found(self, threshold):
+        """As `CandidateFinder.find`; nothing where the detector withholds its findings."""
+        about = self.about
+        threshold = float("inf") if about.get("withheld") else threshold
+        return self._findCandidates().find(threshold, about.get("leastVoxels", 1))
 
     def _findCandidates(self):
         mapNode = self.node(MAP)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import time
 
 import qt
@@ -176,7 +177,8 @@ class Run:
             text = text.replace(file, name)
             if file.startswith("support_"):
                 text = text.replace(file.removesuffix(".nrrd"), name)
-        return text
+        # As a name "query" begins a sentence or ends a clause; elsewhere it may be a word.
+        return re.sub(r"^query\b|\bquery(?=[.:])", lambda _found: self._names["query.nrrd"], text)
 
     def _lookAfterWorker(self):
         silent = time.monotonic() - self._heard
@@ -223,29 +225,29 @@ class Run:
 
     def _readOutcome(self):
         references = [(row.name, row.key) for row in self._used]
-        reader = exchange.OutcomeReader(self._folder.output, self._summary, self._query, references)
+        output, named = self._folder.output, self._named
+        reader = exchange.OutcomeReader(output, self._summary, self._query, references, named)
         self._steps = Steps(
             reader.read(),
-            lambda: self._show(reader.outcome),
+            lambda: self._show(reader.outcome, reader.record.references(named)),
             self._stepFailed,
             lambda step: self._wasRead(*step),
         )
 
-    def _show(self, outcome):
+    def _show(self, outcome, references):
         self.warnings += [text for text in map(self._named, outcome.warnings) if text not in self.warnings]
         outcome.warnings = self.warnings
         self._forgetObservers()
         results = Results(self._parameters)
         self._callbacks.onResults(results)
-        work = self._intoScene(results, outcome)
+        work = self._intoScene(results, outcome, references)
         self._steps = Steps(work, lambda: self._end(self._callbacks.onFinished), self._stepFailed)
 
-    def _intoScene(self, results, outcome):
+    def _intoScene(self, results, outcome, references):
         yield from results.replace(self._query, outcome, self._keep)
         yield
-        said = exchange.supportsOf(self._summary, {})
-        outcomes = {row.key: told for row, told in zip(self._used, said, strict=False)}
-        ReferenceList(self._parameters).setOutcome(outcomes)
+        fared = {row.key: told for row, told in zip(self._used, references, strict=False)}
+        ReferenceList(self._parameters).setOutcome(fared)
         yield
         self._callbacks.onShow()
         yield
@@ -341,10 +343,13 @@ def check(parameterNode):
     used = references.used()
     if not used:
         raise InputError(_("Add at least one normal reference and tick it (step 2)."))
+    anyway = settings.isOn(parameterNode, "UnsuitableAnyway")
     for row in used:
-        bad = [reason for reason in references.problems(row, query) if isUnusable(reason)]
+        bad = [reason for reason in references.problems(row, query) if isUnusable(reason, anyway)]
         if bad:
             text = _("{name} cannot be used: {why}. Untick or remove it.")
+            if not bad[0].impossible:
+                text = _("{name} is not suitable: {why}. Untick it, or go on anyway (Advanced).")
             raise InputError(text.format(name=row.name, why=describe(bad[0]).rstrip(".")))
     return query, used
 

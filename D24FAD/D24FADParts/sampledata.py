@@ -67,7 +67,7 @@ def addVolume(name, voxels, matrix):
 def makeSubject(seed, lesion=False):
     """Voxels of a head-like phantom: scalp, brain with a folded rim, ventricles, deep nuclei, noise."""
     import numpy as np
-    from scipy import ndimage
+    import SimpleITK as sitk
 
     random = np.random.default_rng(seed)
     k, j, i = np.meshgrid(*(np.arange(size) for size in SIZE), indexing="ij")
@@ -93,13 +93,18 @@ def makeSubject(seed, lesion=False):
     if lesion:
         image += 330 * np.clip(1.3 - ball(LESION_RAS, (LESION_MM / 2,) * 3), 0, 0.3) / 0.3
     field = 1 + 0.05 * _smooth(random, 3)
-    image = ndimage.gaussian_filter(image * field, 0.6)
+    smoothed = sitk.SmoothingRecursiveGaussian(sitk.GetImageFromArray(image * field), 0.6)
+    image = sitk.GetArrayFromImage(smoothed)
     return np.clip(image + 12 * random.standard_normal(SIZE), 0, None).astype(np.int16)
 
 
 def _smooth(random, knots):
-    """A smooth random field, from `knots` random values along each axis."""
-    from scipy import ndimage
+    """A smooth random field, linear between `knots` random values along each axis."""
+    import numpy as np
 
-    coarse = random.standard_normal((knots,) * 3)
-    return ndimage.zoom(coarse, [size / knots for size in SIZE], order=1, grid_mode=True, mode="nearest")
+    field = random.standard_normal((knots,) * 3)
+    for axis, size in enumerate(SIZE):
+        places = (np.arange(size) + 0.5) * knots / size - 0.5
+        shares = [np.interp(places, np.arange(knots), one) for one in np.eye(knots)]
+        field = np.moveaxis(np.tensordot(shares, field, ((0,), (axis,))), 0, axis)
+    return field

@@ -10,7 +10,10 @@ DEFAULTS = {
     "Device": "auto",
     "Model": "",
     "Batch": "0",
+    "FalseFindings": "1.0",
     "KeepPrevious": "false",
+    "DropOutliers": "false",
+    "UnsuitableAnyway": "false",
     "ShowDate": "false",
     "Opacity": "0.6",
     "Layer": "map",
@@ -21,6 +24,10 @@ QUERY = "Query"
 def get(parameterNode, name):
     value = parameterNode.GetParameter(name)
     return value if value else DEFAULTS[name]
+
+
+def isOn(parameterNode, name):
+    return get(parameterNode, name) == "true"
 
 
 def put(parameterNode, name, value):
@@ -41,6 +48,9 @@ def options(parameterNode):
         device=get(parameterNode, "Device"),
         model=get(parameterNode, "Model"),
         batch=batch or None,
+        false_positives_per_study=float(get(parameterNode, "FalseFindings")),
+        drop_outliers=isOn(parameterNode, "DropOutliers"),
+        unsuitable_anyway=isOn(parameterNode, "UnsuitableAnyway"),
     )
 
 

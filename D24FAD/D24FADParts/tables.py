@@ -46,14 +46,15 @@ def fillScores(tableNode, peak, mean, weights, referenceNames):
         _column(vtk.vtkDoubleArray, "Peak", (float(value) for value in peak)),
         _column(vtk.vtkDoubleArray, "Mean", (float(value) for value in mean)),
     ]
-    used = {"Slice", "Peak", "Mean"}
     for number, (name, column) in enumerate(zip(referenceNames, weights, strict=True), 1):
-        title = f"Weight {number} {name}"
-        while title in used:
-            title += "'"
-        used.add(title)
-        columns.append(_column(vtk.vtkDoubleArray, title, (float(value) for value in column)))
+        values = (float(value) for value in column)
+        columns.append(_column(vtk.vtkDoubleArray, weightTitle(number, name), values))
     _replaceColumns(tableNode, columns)
+
+
+def weightTitle(number, referenceName):
+    """The score table's column of a reference's weights; references may share a name."""
+    return f"Weight {number} {referenceName}"
 
 
 def addPlot(queryNode, tableNode, name, role, run):

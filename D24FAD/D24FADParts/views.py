@@ -1,7 +1,10 @@
 """What the slice views show, and where they are."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import slicer
+import vtk
 
 from . import geometry
 
@@ -15,6 +18,44 @@ def showLayers(background, foreground, opacity, fit=False):
 
 def setOpacity(opacity):
     slicer.util.setSliceViewerLayers(foregroundOpacity=opacity)
+
+
+@contextmanager
+def held():
+    """What the slice views show, and where, stays as it is: Slicer shows what it loads. Views that showed
+    nothing before are left to it."""
+    layers, places = _layers(), _places()
+    try:
+        yield
+    finally:
+        for node, background, foreground, label in layers:
+            if background and node.GetScene() is not None:
+                node.SetBackgroundVolumeID(background)
+                node.SetForegroundVolumeID(foreground)
+                node.SetLabelVolumeID(label)
+        if any(background for _node, background, _foreground, _label in layers):
+            for node, toRas, fieldOfView in places:
+                if node.GetScene() is not None:
+                    node.GetSliceToRAS().DeepCopy(toRas)
+                    node.UpdateMatrices()
+                    node.SetFieldOfView(*fieldOfView)
+
+
+def _layers():
+    nodes = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    return [
+        (node, node.GetBackgroundVolumeID(), node.GetForegroundVolumeID(), node.GetLabelVolumeID())
+        for node in nodes
+    ]
+
+
+def _places():
+    places = []
+    for node in sliceNodes():
+        toRas = vtk.vtkMatrix4x4()
+        toRas.DeepCopy(node.GetSliceToRAS())
+        places.append((node, toRas, node.GetFieldOfView()))
+    return places
 
 
 def jumpTo(place):

@@ -36,6 +36,9 @@ def add_parser(subparsers: Any) -> None:
         "--output", "-o", required=True, type=Path, metavar="DIR", help="folder of the results"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run's results in DIR")
+    parser.add_argument(
+        "--uncompressed", action="store_true", help="write volumes uncompressed: larger, but sooner"
+    )
     parser.add_argument("--series", metavar="UID", help="the series of QUERY, where its folder holds several")
     add_options(parser)
     detect_options.add_arguments(parser)
@@ -143,6 +146,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
         detection,
         args.output,
         overwrite=args.overwrite,
+        compress=not args.uncompressed,
         progress=lambda done, total: reporter.progress("write", done, total),
     )
     for warning in detection.warnings:

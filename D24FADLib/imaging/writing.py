@@ -47,9 +47,9 @@ class SegmentDescription:
     color: tuple[float, float, float] = (0.9, 0.3, 0.2)
 
 
-def write_volume(volume: Volume, path: str | os.PathLike[str]) -> Path:
-    """Write to the format of the ending (NRRD compressed); raises OutputError and leaves nothing behind."""
-    return _write(volume.image, Path(path))
+def write_volume(volume: Volume, path: str | os.PathLike[str], compress: bool = True) -> Path:
+    """Write to the format of the ending; raises OutputError and leaves nothing behind."""
+    return _write(volume.image, Path(path), compress)
 
 
 def write_segmentation(
@@ -116,7 +116,7 @@ def _extent(voxels: NDArray[np.bool_]) -> str:
     return " ".join(str(bound) for bound in bounds)
 
 
-def _write(image: sitk.Image, path: Path) -> Path:
+def _write(image: sitk.Image, path: Path, compress: bool = True) -> Path:
     import SimpleITK as sitk
 
     if not path.parent.is_dir():
@@ -128,7 +128,7 @@ def _write(image: sitk.Image, path: Path) -> Path:
         handle, temporary = tempfile.mkstemp(suffix=suffix, prefix=".writing-", dir=path.parent)
         os.close(handle)
         os.chmod(temporary, 0o666 & ~_umask())
-        sitk.WriteImage(image, temporary, useCompression=True)
+        sitk.WriteImage(image, temporary, useCompression=compress)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         if temporary and os.path.exists(temporary):

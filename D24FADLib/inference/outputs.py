@@ -49,6 +49,7 @@ def write_outputs(
     folder: Path,
     *,
     overwrite: bool = False,
+    compress: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Path]:
     """Write all files of a detection and return them by role.
@@ -68,7 +69,8 @@ def write_outputs(
         # Compressing takes a core and so does drawing: two things at a time.
         with ThreadPoolExecutor(2) as pool:
             drawn = pool.submit(_draw, detection, aside / "overview.png")
-            written = pool.map(write_volume, volumes.values(), [aside / f"{role}.nrrd" for role in volumes])
+            paths = [aside / f"{role}.nrrd" for role in volumes]
+            written = pool.map(write_volume, volumes.values(), paths, [compress] * len(paths))
             for done in range(len(volumes)):
                 if progress:
                     progress(done, total)

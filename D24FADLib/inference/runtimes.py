@@ -13,6 +13,7 @@ import threading
 import warnings
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -119,7 +120,11 @@ class OpenVinoEncoder:
             "NUM_STREAMS": str(self._streams),
             "INFERENCE_NUM_THREADS": str(max(self._streams, torch.get_num_threads())),
         }
-        return openvino.Core().compile_model(self._network, "CPU", settings)
+        compiled = openvino.Core().compile_model(self._network, "CPU", settings)
+        # The bindings set themselves up in their first call: two threads in it at once wait for each other
+        # for ever (one holds the interpreter's lock, the other what it waits for). So it is made here, alone.
+        compiled.create_infer_request().infer([np.zeros((1, 3, height, width), np.float32)])
+        return compiled
 
     def _converted(self) -> Any:
         import openvino

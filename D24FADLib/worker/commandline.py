@@ -16,6 +16,9 @@ class DetectOptions:
     model: str = ""
     batch: int | None = None
     threshold: float | None = None
+    false_positives_per_study: float | None = None
+    drop_outliers: bool = False
+    unsuitable_anyway: bool = False
 
 
 def detect_arguments(query: str, supports: Sequence[str], output: str, options: DetectOptions) -> list[str]:
@@ -31,4 +34,8 @@ def detect_arguments(query: str, supports: Sequence[str], output: str, options: 
         arguments += ["--batch", str(options.batch)]
     if options.threshold is not None:
         arguments += ["--threshold", repr(float(options.threshold))]
-    return [*arguments, "--overwrite", "--json"]
+    if options.false_positives_per_study is not None:
+        arguments += ["--false-positives-per-study", f"{options.false_positives_per_study:g}"]
+    arguments += ["--drop-outliers"] * options.drop_outliers
+    arguments += ["--unsuitable-anyway"] * options.unsuitable_anyway
+    return [*arguments, "--uncompressed", "--overwrite", "--json"]

@@ -43,14 +43,3 @@ class TimeLeft:
             return 0.0
         after = sum(self._shares[name] for name in names[names.index(step) + 1 :])
         return after / self._shares[step]
-
-
-def spoken(seconds: float) -> str:
-    """A duration as one would say it: coarse, because it is an estimate."""
-    if seconds < 10:
-        return "a few seconds"
-    if seconds < 55:
-        return f"about {round(seconds / 5) * 5} s"
-    if seconds < 3300:
-        return f"about {max(1, round(seconds / 60))} min"
-    return f"about {seconds / 3600:.1f} h"

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ WHOLE = bool(os.environ.get("D24FAD_WHOLE_DEMO"))
 
 MAKE_MODEL = """
 import sys
+from pathlib import Path
 from pathlib import Path
 import torch
 from D24FADLib.commands.train import metadata
@@ -117,6 +119,9 @@ def test_the_demo_study_by_clicks(panel, host, temp, screenshot, quiet_log, mode
     assert all(row.weight >= 0 for row in panel.logic.references())
     assert left_in(temp) == []
     screenshot(panel.parent, "8-real-detector")
+    # Volumes pass uncompressed: reading them costs the GUI thread next to nothing.
+    written = sorted((tmp_path / "output").glob("*.nrrd"))
+    assert all(b"encoding: raw" in path.read_bytes()[:2000] for path in written if ".seg" not in path.name)
     assertSameFindings(panel.logic, tmp_path / "output")
     ui.findingsTable.selectRow(0)
     screenshot(ui.findingsButton, "tutorial-4-findings")
@@ -131,7 +136,8 @@ def test_the_demo_study_by_clicks(panel, host, temp, screenshot, quiet_log, mode
         if name:
             Image.fromarray(np.concatenate(views, 1)).save(SCREENSHOTS / f"{name}.png")
     ui.advancedButton.collapsed = False
-    screenshot(ui.runButton, "tutorial-7-advanced")
+    screenshot(ui.advancedButton, "tutorial-7-advanced")
+    beside("tutorial-4-findings", "9-real-views").save(SCREENSHOTS / "panel-findings.png")
     # The lesion is in the map: its mean score stands far above that of the rest of the head.
     import slicer
     from D24FADParts import geometry
@@ -142,6 +148,21 @@ def test_the_demo_study_by_clicks(panel, host, temp, screenshot, quiet_log, mode
     print("score in the lesion, and its rank among voxels:", inside, (array > inside).mean())
     # An untrained model knows little; what is tested then is the way there and back.
     assert (array > inside).mean() < (0.2 if model else 0.05)
+
+
+def beside(panel, views):
+    """The panel with the three views below each other at its side, as high as it is."""
+    from d24fadhost.fixtures import SCREENSHOTS
+    from PIL import Image
+
+    left, row = (Image.open(SCREENSHOTS / f"{name}.png").convert("RGB") for name in (panel, views))
+    side = left.height // 3
+    whole = Image.new("RGB", (left.width + side, left.height))
+    whole.paste(left, (0, 0))
+    for number in range(3):
+        view = row.crop((number * row.height, 0, (number + 1) * row.height, row.height))
+        whole.paste(view.resize((side, side)), (left.width, number * side))
+    return whole
 
 
 def assertSameFindings(logic, output):
@@ -179,3 +200,46 @@ def ranksOf(found):
         arguments = (found.node("Segmentation"), finding.segmentId, found.query)
         ranks[slicer.util.arrayFromSegmentBinaryLabelmap(*arguments) > 0] = finding.rank
     return ranks
+
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "volumes"
+
+
+@pytest.mark.skipif(not WHOLE, reason="minutes on a CPU; set D24FAD_WHOLE_DEMO=1")
+@pytest.mark.skipif(not (DATA / "dicom_mr_t1_datalad").is_dir(), reason="../shared/data is not there")
+def test_a_real_study_from_dicom(panel, host, temp, screenshot, quiet_log, model, monkeypatch):
+    """A healthy head from DICOM against other heads from files: pictures of panel and views to look at."""
+    import slicer
+    from d24fadhost import dicom
+    from d24fadhost.fixtures import SCREENSHOTS, left_in
+    from d24fadhost.sliceviews import picture
+    from PIL import Image
+
+    from D24FADLib.worker.commandline import detect_arguments
+
+    database = dicom.install(monkeypatch)
+    for path in sorted((DATA / "dicom_mr_t1_datalad").glob("*.dcm")):
+        database.insert(str(path))
+    (uid,) = {str(header.SeriesInstanceUID) for header in database._headers.values()}
+    query = slicer.mrmlScene.GetNodeByID(dicom.loadSeriesByUID([uid])[0])
+    ui = panel.ui
+    ui.querySelector.setCurrentNode(query)
+    for name in ("chris_t1", "colin27_ch2", "mni152_t1"):
+        for path in sorted((DATA / name).glob("*.nii*"))[:1]:
+            panel.logic.addReferencePath(str(path))
+    panel.logic.workerArguments = detect_arguments
+    panel.logic.setOption("Device", "cpu")
+    panel.logic.setOption("Model", model)
+    panel.refresh()
+    ui.applyButton.click()
+    assert host.process_events(600, until=lambda: not panel.logic.isRunning())
+    host.process_events(0.3)
+    found = panel.logic.results()
+    assert found.exist, ui.runMessage.text + ui.runMessage.toolTip
+    assert left_in(temp) == []
+    if found.count:
+        ui.findingsTable.selectRow(0)
+    screenshot(panel.parent, "12-real-study")
+    panel.logic.setOpacity(0.6)
+    views = [picture(view, segmentation=found.node("Segmentation")) for view in ("Red", "Yellow", "Green")]
+    Image.fromarray(np.concatenate(views, 1)).save(SCREENSHOTS / "12-real-study-views.png")

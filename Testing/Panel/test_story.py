@@ -2,57 +2,10 @@
 
 import numpy as np
 import pytest
-from d24fadhost.fixtures import behaving, left_in
+from d24fadhost.clicks import LEFT, chooseInMenu, click, clickRow, clickTick, runToEnd, texts
+from d24fadhost.fixtures import SCREENSHOTS, behaving, left_in
 from PySide6 import QtCore, QtWidgets
 from PySide6.QtTest import QTest
-
-LEFT = QtCore.Qt.LeftButton
-
-
-def click(widget, at=None):
-    assert widget.isVisible(), widget.property("objectName")
-    assert widget.isEnabled(), widget.property("objectName")
-    QTest.mouseClick(widget, LEFT, pos=at or widget.rect.center())
-
-
-def clickRow(table, row, column=1):
-    box = table.visualItemRect(table.item(row, column))
-    QTest.mouseClick(table.viewport(), LEFT, pos=box.center())
-
-
-def clickTick(table, row):
-    box = table.visualItemRect(table.item(row, 0))
-    QTest.mouseClick(table.viewport(), LEFT, pos=QtCore.QPoint(box.left() + 10, box.center().y()))
-
-
-def chooseInMenu(button, text):
-    """Open the button's menu as a click does, and trigger one of its actions."""
-    menu = button.menu()
-    menu.aboutToShow.emit()
-    offered = {action.property("text").replace("&&", "&"): action for action in menu.actions()}
-    assert text in offered, list(offered)
-    offered[text].trigger()
-
-
-def texts(table):
-    return [
-        [table.item(row, column).text() for column in range(table.columnCount)]
-        for row in range(table.rowCount)
-    ]
-
-
-@pytest.fixture
-def loaded(panel, volumes, host):
-    query, references = volumes.study(3)
-    panel.ui.querySelector.setCurrentNode(query)
-    host.process_events(0.05)
-    return panel, query, references
-
-
-def runToEnd(panel, host, seconds=30):
-    click(panel.ui.applyButton)
-    assert host.process_events(seconds, until=lambda: not panel.logic.isRunning())
-    host.process_events(0.05)
 
 
 def test_an_empty_scene_says_what_to_do_first(panel, host, screenshot):
@@ -124,6 +77,29 @@ def test_references_that_do_not_fit_are_marked_and_refused(loaded, host, volumes
     screenshot(panel.parent, "3-unfit")
 
 
+def test_an_unsuitable_reference_stops_the_run_unless_one_goes_on_anyway(loaded, host, volumes, quiet_log):
+    panel, _query, _references = loaded
+    ui = panel.ui
+    small = volumes.add("Wrist", volumes.grid(spacing=(0.4, 0.4, 4.0)))
+    chooseInMenu(ui.addLoadedButton, "Wrist")
+    assert ui.referencesTable.item(0, 5).text() == "Unsuitable"
+    assert not ui.applyButton.enabled
+    assert ui.progressLabel.text.startswith("Wrist is not suitable: Field of view: the study covers")
+    ui.advancedButton.collapsed = False
+    host.process_events(0.05)
+    click(ui.anywayCheckBox)
+    assert ui.applyButton.enabled
+    runToEnd(panel, host)
+    assert "candidate" in ui.countLabel.text
+    # ... but what is gone cannot be compared, whatever one ticks.
+    import slicer
+
+    slicer.mrmlScene.RemoveNode(small)
+    host.process_events(0.05)
+    assert ui.referencesTable.item(0, 5).text() == "Missing"
+    assert not ui.applyButton.enabled
+
+
 def test_a_reference_set_is_saved_and_loaded_by_clicks(loaded, host, tmp_path):
     import qt
     import SimpleITK as sitk
@@ -177,7 +153,9 @@ def test_running_looking_jumping_exporting(loaded, host, temp, screenshot, tmp_p
     assert ui.applyButton.text == "Find anomalies"
     assert left_in(temp) == []
     assert ui.countLabel.text == "1 candidate above 6.00 SD."
-    assert texts(ui.referencesTable)[0][4:] == ["0.33", "Stands out"]
+    assert texts(ui.referencesTable)[0][4:] == ["0.50", "Stands out"]
+    assert ui.thresholdNote.text.startswith("Here, a normal study has at most 1 false finding on average")
+    assert not ui.findingLabel.isVisible()
 
     # A click on a finding moves the views and marks its slice.
     clickRow(ui.findingsTable, 0)
@@ -192,6 +170,11 @@ def test_running_looking_jumping_exporting(loaded, host, temp, screenshot, tmp_p
     assert [index.row() for index in ui.findingsTable.selectionModel().selectedRows()] == [0]
     segmentation = panel.logic.results().node("Segmentation").GetDisplayNode()
     assert segmentation.GetSegmentOpacity2DFill("candidate_001") == 1.0
+
+    # ... which references it was judged against is told.
+    judged = "Slice 10 was judged against Normal 1 (0.50), Normal 2 (0.33), Normal 3 (0.17)."
+    assert ui.findingLabel.text == judged
+    assert ui.findingLabel.isVisible()
 
     # A click into the plot goes to that slice.
     plot = ui.plotFrame.findChild(QtWidgets.QWidget, "scorePlot")
@@ -215,6 +198,8 @@ def test_running_looking_jumping_exporting(loaded, host, temp, screenshot, tmp_p
     host.process_events(0.1)
     assert ui.countLabel.text.startswith("No candidate above")
     assert ui.findingsTable.rowCount == 0
+    assert ui.thresholdNote.text.startswith("At 6.00, a normal study has at most 1 false finding")
+    assert not ui.findingLabel.isVisible()
     ui.thresholdSlider.value = 6.0
     host.process_events(0.1)
     assert ui.findingsTable.rowCount == 1
@@ -300,63 +285,6 @@ def test_the_scene_changes_while_it_runs(loaded, host, temp, what, quiet_log):
     assert panel.ui.applyButton.text == "Find anomalies"
 
 
-def test_a_loaded_scene_keeps_its_own_study(loaded, host, tmp_path, quiet_log):
-    """While a scene loads, its selector picks whichever volume comes first; that is nobody's choice."""
-    import slicer
-
-    panel, _query, references = loaded
-    ui = panel.ui
-    ui.querySelector.setCurrentNode(references[1])
-    chooseInMenu(ui.addLoadedButton, "Normal 1")
-    assert panel.logic.query() is references[1]
-    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"), None)
-    slicer.mrmlScene.Clear(False)
-    host.process_events(0.05)
-    assert panel.logic.query() is None
-    assert slicer.mrmlScene.ReadFromMRB(str(tmp_path / "scene.mrb"), True)
-    host.process_events(0.05)
-    assert panel.logic.query().GetName() == "Normal 2"
-    assert ui.querySelector.currentNode() is panel.logic.query()
-    assert [row.name for row in panel.logic.references()] == ["Normal 1"]
-    # From here on the user's choice counts again.
-    ui.querySelector.setCurrentNode(slicer.util.getNode("Study"))
-    assert panel.logic.query().GetName() == "Study"
-
-
-def test_another_scene_with_a_map_of_the_same_id_shows_its_own_findings(loaded, host, tmp_path, quiet_log):
-    """Closed and loaded in one go, as File / Load does: the panel has no turn in between."""
-    import slicer
-
-    panel, query, _references = loaded
-    chooseInMenu(panel.ui.addLoadedButton, "All of these")
-    runToEnd(panel, host)
-    first = texts(panel.ui.findingsTable)
-    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "first.mrb"), None)
-    array = slicer.util.arrayFromVolume(query)
-    array[:] = np.roll(array, (4, -8, -6), (0, 1, 2))
-    slicer.util.arrayFromVolumeModified(query)
-    runToEnd(panel, host)
-    assert texts(panel.ui.findingsTable) != first
-    slicer.mrmlScene.Clear(False)
-    assert slicer.mrmlScene.ReadFromMRB(str(tmp_path / "first.mrb"), True)
-    host.process_events(0.1)
-    assert texts(panel.ui.findingsTable) == first
-
-
-def test_results_are_no_studies_to_choose(loaded, host):
-    import slicer
-
-    panel, query, _references = loaded
-    chooseInMenu(panel.ui.addLoadedButton, "All of these")
-    runToEnd(panel, host)
-    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 4 + 5
-    assert panel.ui.querySelector.nodeCount() == 4
-    assert panel.ui.querySelector.currentNode() is query
-    slicer.mrmlScene.RemoveNode(query)
-    host.process_events(0.05)
-    assert panel.ui.querySelector.currentNode().GetName().startswith("Normal")
-
-
 def test_reload_brings_the_parts_anew(panel, module, host):
     """Developer mode's Reload, as far as the host goes: the parts are forgotten, the old panel is silent."""
     import sys
@@ -379,18 +307,6 @@ def test_reload_brings_the_parts_anew(panel, module, host):
         sys.modules.update(kept)
 
 
-def test_results_deleted_by_hand_leave_an_empty_step(loaded, host, quiet_log):
-    import slicer
-
-    panel, _query, _references = loaded
-    chooseInMenu(panel.ui.addLoadedButton, "All of these")
-    runToEnd(panel, host)
-    slicer.mrmlScene.RemoveNode(panel.logic.results().node("Map"))
-    host.process_events(0.05)
-    assert panel.ui.countLabel.text == "Run Find anomalies to see findings here."
-    assert not panel.ui.resultsWidget.isVisible()
-
-
 def test_missing_packages_are_asked_for_first(loaded, host, screenshot):
     import qt
     from D24FADParts import dependencies
@@ -400,8 +316,11 @@ def test_missing_packages_are_asked_for_first(loaded, host, screenshot):
     missing = [dependencies.Package("torch", "no_such_torch", "torch>=2.1", 220)]
     panel.logic.missingPackages = lambda: missing
     host.answers.append(qt.QMessageBox.Cancel)
+    host.picture = str(SCREENSHOTS / "11-install.png")
     click(panel.ui.applyButton)
+    host.picture = ""
     assert "torch, about 220 MB" in host.messages[0]
+    assert host.buttons[0] == ["Install", "Cancel"]
     assert "numpy and SimpleITK are not touched" in host.messages[0]
     assert "Nothing was installed" in panel.ui.runMessage.text
     assert not panel.logic.isRunning()
@@ -428,9 +347,14 @@ def test_advanced_settings_reach_the_worker(loaded, host, screenshot):
     ui.alignSelector.setCurrentIndex(3)
     ui.planeSelector.setCurrentIndex(2)
     ui.batchSpinBox.setValue(4)
+    ui.budgetSpinBox.setValue(0.5)
+    click(ui.dropOutliersCheckBox)
+    click(ui.anywayCheckBox)
     screenshot(panel.parent, "7-advanced")
     runToEnd(panel, host)
     assert (seen[0].device, seen[0].align, seen[0].plane, seen[0].batch) == ("cpu", "rigid", "coronal", 4)
+    assert seen[0].false_positives_per_study == 0.5
+    assert (seen[0].drop_outliers, seen[0].unsuitable_anyway) == (True, True)
 
 
 def test_in_a_dark_theme(loaded, host, screenshot):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,22 @@ macro(slicerMacroBuildScriptedModule)
       message(FATAL_ERROR "missing: ${file}")
     endif()
     message(STATUS "INSTALLED ${MY_NAME} ${file}")
+    # As Slicer's macro: into the build tree's folder of modules, and that is what is installed.
+    set(to ${CMAKE_BINARY_DIR}/${Slicer_QTSCRIPTEDMODULES_LIB_DIR})
+    if(MY_WITH_SUBDIR)
+      get_filename_component(subdir ${CMAKE_CURRENT_SOURCE_DIR} NAME)
+      set(to ${to}/${subdir})
+    endif()
+    get_filename_component(below ${file} DIRECTORY)
+    file(COPY ${CMAKE_CURRENT_SOURCE_DIR}/${file} DESTINATION ${to}/${below})
   endforeach()
+  if(MY_WITH_SUBDIR)
+    install(DIRECTORY ${to} DESTINATION ${Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR}
+      COMPONENT RuntimeLibraries)
+  else()
+    install(DIRECTORY ${to}/ DESTINATION ${Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR}
+      COMPONENT RuntimeLibraries)
+  endif()
 endmacro()
 macro(slicer_add_python_unittest)
   message(STATUS "UNITTEST ${ARGN}")
@@ -58,6 +74,27 @@ def test_the_build_installs_every_file(tmp_path):
     }
     assert {path for owner, path in installed if owner == "D24FAD" and path.suffix != ".py"} == resources
     assert "UNITTEST SCRIPT;D24FAD.py" in done.stdout
+    prefix = tmp_path / "installed"
+    # The component that an extension's package is made of.
+    subprocess.run(
+        ["cmake", "--install", str(tmp_path / "build"), "--prefix", str(prefix),
+         "--component", "RuntimeLibraries"],
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    # What was installed is whole: it imports, finds its model, and knows its resources.
+    modules = prefix / "lib" / "qt-scripted-modules"
+    code = (
+        f"import sys; sys.path.insert(0, {str(modules)!r}); import D24FADLib; print(D24FADLib.__file__);"
+        "from D24FADLib.inference.models import embedded_models, find_model;"
+        "print(*map(find_model, embedded_models()))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-I", "-c", code], check=True, capture_output=True, text=True, timeout=120
+    ).stdout.split()
+    assert len(told) >= 2
+    assert all(path.startswith(str(modules)) for path in told), told
+    for name in ("D24FAD.py", "D24FADParts/api.py", "Resources/UI/D24FAD.ui", "Resources/Icons/D24FAD.png"):
+        assert (modules / name).is_file()
 
 
 def test_the_catalogue_entry_has_what_the_schema_wants():

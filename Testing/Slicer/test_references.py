@@ -1,6 +1,9 @@
 """References: what fits, what is refused, and sets that keep series and paths but no pixels."""
 
+import importlib.util
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -158,3 +161,43 @@ def test_packages_are_asked_for_before_anything_is_installed():
     pinned = dependencies.keptVersions()
     assert any(text.startswith("numpy==") for text in pinned)
     assert any(text.startswith("SimpleITK==") for text in pinned)
+
+
+def wheel(folder, name, version, requires=""):
+    """A wheel of an empty package."""
+    import zipfile
+
+    info = f"{name}-{version}.dist-info"
+    needs = f"Requires-Dist: {requires}\n" if requires else ""
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", "")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="pip is not installed")
+def test_an_installation_never_replaces_slicers_own_numpy(monkeypatch, tmp_path):
+    """pip itself, over a folder of wheels in which one wants another numpy."""
+    import slicer
+    from D24FADParts import dependencies
+
+    done = []
+
+    def pip(arguments):
+        command = [sys.executable, "-m", "pip", "install", "--dry-run", *arguments]
+        done.append(subprocess.run(command, capture_output=True, text=True, timeout=60, check=False))
+        if done[-1].returncode:
+            raise RuntimeError("pip failed")
+
+    monkeypatch.setitem(sys.modules, "slicer.packaging", None)
+    monkeypatch.setattr(slicer.util, "pip_install", pip)
+    wheel(tmp_path, "wants_old_numpy", "1.0", "numpy<1")
+    wheel(tmp_path, "wants_any_numpy", "1.0", "numpy")
+    wheel(tmp_path, "numpy", "0.9")
+    greedy = dependencies.Package("wants_old_numpy", "sys", "wants_old_numpy", 1)
+    with pytest.raises(RuntimeError, match="could not be installed"):
+        dependencies.install([greedy], str(tmp_path))
+    assert "numpy" in done[0].stderr
+    modest = dependencies.Package("wants_any_numpy", "sys", "wants_any_numpy", 1)
+    dependencies.install([modest], str(tmp_path))
+    assert done[1].stdout.strip().endswith("Would install wants_any_numpy-1.0")

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from D24FADLib.worker import nrrd
 from D24FADLib.worker.commandline import DetectOptions, detect_arguments
-from D24FADLib.worker.estimate import TimeLeft, spoken
+from D24FADLib.worker.estimate import TimeLeft
 from D24FADLib.worker.protocol import EventReader, Failed, Finished, Noise, Progress, Warned
 
 
@@ -95,12 +95,6 @@ def test_time_left_is_told_once_the_pace_is_known():
     assert left.update("compare", 2, 10, 5.5) is None
     assert left.update("compare", 4, 10, 8.0) == pytest.approx(6.0)
     assert left.update("write", 1, 2, 8.1) is None
-    assert [spoken(s) for s in (3, 31, 130, 7200)] == [
-        "a few seconds",
-        "about 30 s",
-        "about 2 min",
-        "about 2.0 h",
-    ]
 
 
 def test_time_left_counts_the_steps_to_come():
@@ -120,7 +114,26 @@ def test_time_left_counts_the_steps_to_come():
 def test_the_command_line_says_only_what_was_chosen():
     plain = detect_arguments("q.nrrd", ["a", "b"], "out", DetectOptions())
     assert plain[:4] == ["-m", "D24FADLib.worker", "detect", "q.nrrd"]
-    assert plain[4:] == ["--output", "out", "--support", "a", "--support", "b", "--overwrite", "--json"]
-    chosen = detect_arguments("q", ["a"], "o", DetectOptions("coronal", "rigid", "cpu", "m.pt", 4, 2.5))
-    for pair in (["--plane", "coronal"], ["--align", "rigid"], ["--device", "cpu"], ["--batch", "4"]):
+    always = ["--uncompressed", "--overwrite", "--json"]
+    assert plain[4:] == ["--output", "out", "--support", "a", "--support", "b", *always]
+    chosen = detect_arguments("q", ["a"], "o", DetectOptions("coronal", "rigid", "cpu", "m.pt", 4, 2.5, 0.5))
+    for pair in (
+        ["--plane", "coronal"],
+        ["--align", "rigid"],
+        ["--device", "cpu"],
+        ["--batch", "4"],
+        ["--threshold", "2.5"],
+        ["--false-positives-per-study", "0.5"],
+    ):
         assert " ".join(pair) in " ".join(chosen)
+
+
+def test_the_detectors_command_knows_all_that_the_panel_may_ask_of_it():
+    from D24FADLib.cli import build_parser
+
+    asked = DetectOptions("coronal", "rigid", "cpu", "m", 4, 2.5, 0.5, True, True)
+    arguments = detect_arguments("q", ["a", "b"], "o", asked)
+    parsed = build_parser().parse_args(arguments[2:])
+    assert (parsed.query, parsed.support, parsed.plane, parsed.batch) == ("q", ["a", "b"], "coronal", 4)
+    assert (parsed.drop_outliers, parsed.unsuitable_anyway, parsed.uncompressed) == (True, True, True)
+    assert (parsed.false_positives_per_study, parsed.json, parsed.overwrite) == (0.5, True, True)

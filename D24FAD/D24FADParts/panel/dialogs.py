@@ -60,6 +60,21 @@ def confirm(text, title):
     return bool(slicer.util.confirmOkCancelDisplay(text, windowTitle=title))
 
 
+def confirmInstall(parent, text):
+    """Install or Cancel. Under Slicer's own tests nobody is there to answer, and nothing is installed."""
+    if slicer.app.testingEnabled():
+        return False
+    box = qt.QMessageBox(parent)
+    box.setWindowTitle(_("D24FAD"))
+    box.setIcon(qt.QMessageBox.Question)
+    box.setText(text)
+    box.setStandardButtons(qt.QMessageBox.Ok | qt.QMessageBox.Cancel)
+    box.button(qt.QMessageBox.Ok).setText(_("Install"))
+    accepted = box.exec_() == qt.QMessageBox.Ok
+    box.deleteLater()
+    return accepted
+
+
 def _names(found):
     """PythonQt gives the names alone, other bindings the chosen filter with them."""
     if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], (list, tuple)):

@@ -6,7 +6,7 @@ from slicer.i18n import tr as _
 
 from D24FADLib.errors import D24FADError
 
-from .. import exports, results, settings, tables, views
+from .. import explain, exports, results, settings, tables, views
 from . import dialogs, messages
 from .scoreplot import ScorePlot
 
@@ -22,7 +22,8 @@ class FindingsStep:
         self._observed = []
         self._plot = ScorePlot(self._logic.jumpToSlice)
         ui.plotFrame.layout().addWidget(self._plot)
-        messages.soften(ui.researchLabel)
+        for label in (ui.researchLabel, ui.scoreLabel, ui.thresholdNote, ui.findingLabel):
+            messages.soften(label)
         self._prepareTable()
         self._settle = qt.QTimer()
         self._settle.setSingleShot(True)
@@ -45,6 +46,7 @@ class FindingsStep:
         table.verticalHeader().setDefaultSectionSize(24)
         header = table.horizontalHeader()
         header.setHighlightSections(False)
+        header.setFixedHeight(24)
         header.setMinimumSectionSize(30)
         for column in range(5):
             stretch = column == 4
@@ -67,6 +69,8 @@ class FindingsStep:
         if self._shownMap != found.mapKey:
             self._shownMap = found.mapKey
             messages.show(self._ui.findingsMessage, "")
+            withheld = explain.withheld(found.about.get("withheld", ""))
+            messages.show(self._ui.withheldMessage, withheld, "error")
             self._showControls(found)
         self._showFindings(found)
 
@@ -99,7 +103,9 @@ class FindingsStep:
     def _showFindings(self, found):
         unit = f" {found.unit}" if found.unit else ""
         many = len(found.findings)
-        if found.count == 0:
+        if found.about.get("withheld"):
+            text = _("No findings are given.")
+        elif found.count == 0:
             text = _("No candidate above {value}{unit}.")
         elif found.count == 1:
             text = _("1 candidate above {value}{unit}.")
@@ -108,11 +114,17 @@ class FindingsStep:
         text = text.format(count=found.count, value=f"{found.threshold:.2f}", unit=unit)
         if many < found.count:
             text += " " + _("The {many} strongest are listed.").format(many=many)
+        if found.query is not self._logic.query():
+            text += " " + _("They are of {study}, not of the study chosen above.").format(
+                study=found.query.GetName()
+            )
         self._ui.countLabel.setText(text)
         font = self._ui.countLabel.font
         font.setBold(True)
         self._ui.countLabel.setFont(font)
         self._plot.setThreshold(found.threshold)
+        self._say(self._ui.scoreLabel, explain.study(found.about))
+        self._say(self._ui.thresholdNote, explain.threshold(found.about, found.threshold))
         self._updating = True
         table = self._ui.findingsTable
         table.setRowCount(many)
@@ -132,6 +144,20 @@ class FindingsStep:
             self._listed = found.findings
             table.clearSelection()
         self._updating = False
+        self._explainFinding()
+
+    def _explainFinding(self):
+        """Of the selected finding, why it is one and which references it was judged against."""
+        row = self._selectedRow()
+        self._say(self._ui.findingLabel, "" if row is None else self._logic.explanation(row + 1))
+
+    def _say(self, label, text):
+        label.setText(text)
+        label.setVisible(bool(text))
+
+    def _selectedRow(self):
+        rows = self._ui.findingsTable.selectionModel().selectedRows()
+        return rows[0].row() if rows else None
 
     # Slices
 
@@ -177,9 +203,10 @@ class FindingsStep:
     def _onFinding(self):
         if self._updating:
             return
-        rows = self._ui.findingsTable.selectionModel().selectedRows()
-        if rows:
-            self._logic.showFinding(rows[0].row() + 1)
+        row = self._selectedRow()
+        if row is not None:
+            self._logic.showFinding(row + 1)
+        self._explainFinding()
 
     # Export
 

@@ -11,6 +11,8 @@ from ..references import IMAGE_SUFFIXES, describe, isUnusable
 from . import dialogs, messages
 
 NAME, SOURCE, MODALITY, SLICES, WEIGHT, FIT = range(6)
+_ROW_HEIGHT = 24
+_LEAST_ROWS, _MOST_ROWS = 2, 6  # that the table is high for; more are scrolled
 
 
 class ReferencesStep:
@@ -36,9 +38,10 @@ class ReferencesStep:
         titles = [_("Reference"), _("Source"), _("Modality"), _("Slices"), _("Weight"), _("Fit")]
         table.setHorizontalHeaderLabels(titles)
         table.verticalHeader().setVisible(False)
-        table.verticalHeader().setDefaultSectionSize(24)
+        table.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
         header = table.horizontalHeader()
         header.setHighlightSections(False)
+        header.setFixedHeight(_ROW_HEIGHT)
         header.setMinimumSectionSize(36)
         for column in range(6):
             stretch = column == NAME
@@ -61,6 +64,8 @@ class ReferencesStep:
         for number, row in enumerate(rows):
             self._showRow(number, row)
         self._updating = False
+        high = min(max(len(rows), _LEAST_ROWS), _MOST_ROWS)
+        table.setFixedHeight((1 + high) * _ROW_HEIGHT + 4)
         self._ui.saveSetButton.setEnabled(bool(rows))
         self._onSelection()
         text, kind = self._said
@@ -79,11 +84,15 @@ class ReferencesStep:
             fit, color = _("Unsuitable"), "#d9534f"
         elif reasons:
             fit, color = _("Check"), "#e08a1e"
+        elif row.dropped:
+            fit, color, tip = _("Left out"), "#e08a1e", row.note
         elif row.standsOut:
             fit, color = _("Stands out"), "#e08a1e"
             tip = row.note or _(
                 "It differs from the other references: is it normal, and of the same protocol?"
             )
+        elif row.note:
+            fit, color, tip = _("Check"), "#e08a1e", row.note
         elif self._logic.query() is None:
             fit = ""
         texts = {

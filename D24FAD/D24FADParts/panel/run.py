@@ -5,9 +5,8 @@ import slicer
 from slicer.i18n import tr as _
 
 from D24FADLib.errors import D24FADError
-from D24FADLib.worker.estimate import spoken
 
-from .. import dependencies, settings
+from .. import dependencies, explain, settings
 from . import dialogs, messages
 
 # What each step of a run is called here; the detector's own names are for machines.
@@ -40,7 +39,14 @@ class RunStep:
             )
         ui.modelPathEdit.connect("currentPathChanged(QString)", lambda path: self._set("Model", path))
         ui.batchSpinBox.connect("valueChanged(int)", lambda number: self._set("Batch", number))
-        ui.keepPreviousCheckBox.connect("toggled(bool)", lambda on: self._set("KeepPrevious", bool(on)))
+        ui.budgetSpinBox.connect("valueChanged(double)", lambda number: self._set("FalseFindings", number))
+        self._ticks = {
+            "KeepPrevious": ui.keepPreviousCheckBox,
+            "DropOutliers": ui.dropOutliersCheckBox,
+            "UnsuitableAnyway": ui.anywayCheckBox,
+        }
+        for name, box in self._ticks.items():
+            box.connect("toggled(bool)", lambda on, n=name: self._set(n, bool(on)))
         ui.wheelFolderEdit.connect("currentPathChanged(QString)", self._onWheelFolder)
         if hasattr(ctk.ctkPathLineEdit, "Dirs"):
             ui.wheelFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
@@ -72,7 +78,9 @@ class RunStep:
             selector.setCurrentIndex(max(0, selector.findData(settings.get(parameters, name))))
         self._ui.modelPathEdit.currentPath = settings.get(parameters, "Model")
         self._ui.batchSpinBox.setValue(int(settings.get(parameters, "Batch")))
-        self._ui.keepPreviousCheckBox.setChecked(settings.get(parameters, "KeepPrevious") == "true")
+        self._ui.budgetSpinBox.setValue(float(settings.get(parameters, "FalseFindings")))
+        for name, box in self._ticks.items():
+            box.setChecked(settings.isOn(parameters, name))
         self._updating = False
         running = self._logic.isRunning()
         why = "" if running else self._logic.whyNotReady()
@@ -87,8 +95,8 @@ class RunStep:
             self._ui.progressLabel.setText(why)
 
     def _set(self, name, value):
-        if not self._updating:
-            self._logic.setOption(name, value)
+        if not self._updating and self._logic.setOption(name, value):
+            self.refresh()
 
     def _onWheelFolder(self, path):
         slicer.app.userSettings().setValue("D24FAD/WheelFolder", path)
@@ -118,7 +126,7 @@ class RunStep:
         missing = self._logic.missingPackages()
         if not missing:
             return True
-        if not dialogs.confirm(dependencies.question(missing), _("D24FAD")):
+        if not dialogs.confirmInstall(self._ui.applyButton, dependencies.question(missing)):
             text = _("Nothing was installed. The detector needs these packages to run.")
             messages.show(self._ui.runMessage, text, "warning")
             return False
@@ -143,7 +151,7 @@ class RunStep:
         if total > 1:
             words += " · " + _("{done} of {total}").format(done=done, total=total)
         if left is not None:
-            words += " · " + _("{time} left").format(time=spoken(left))
+            words += " · " + _("{time} left").format(time=explain.duration(left))
         self._ui.progressLabel.setText(words)
 
     def onWarning(self, text):

@@ -38,7 +38,7 @@ class StudyStep:
         self._ui.planeSelector.setCurrentIndex(
             max(0, self._ui.planeSelector.findData(settings.get(parameters, "Plane")))
         )
-        self._ui.showDateCheckBox.setChecked(settings.get(parameters, "ShowDate") == "true")
+        self._ui.showDateCheckBox.setChecked(settings.isOn(parameters, "ShowDate"))
         self._updating = False
         usable = node is not None and node.GetImageData() is not None
         self._ui.planeSelector.setItemText(0, self._acquired(node) if usable else _("As acquired"))
@@ -61,8 +61,9 @@ class StudyStep:
         if study.date and self._ui.showDateCheckBox.checked:
             date = study.date
             words.append(f"{date[:4]}-{date[4:6]}-{date[6:8]}" if len(date) == 8 else date)
-        grid = f"{' × '.join(str(side) for side in size)}, {' × '.join(f'{mm:.3g}' for mm in spacing)} mm"
-        return " · ".join(word for word in [*words, grid] if word)
+        sides = " × ".join(str(side) for side in size)
+        grid = f"{sides}, {' × '.join(f'{round(mm, 2):g}' for mm in spacing)} mm"
+        return "\n".join(line for line in (" · ".join(word for word in words if word), grid) if line)
 
     def _onQuery(self, node):
         if not self._updating and not self._held:

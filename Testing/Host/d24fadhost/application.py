@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ class Host:
     application: Any
     messages: list[str] = field(default_factory=list)
     answers: list[Any] = field(default_factory=list)
+    buttons: list[list[str]] = field(default_factory=list)
+    picture: str = ""  # where the next message box is to be drawn
 
     def new_scene(self) -> None:
         """Close the scene as File / Close does; slice views and selection survive."""
@@ -34,6 +37,8 @@ class Host:
         slicer.app.renewLayout()
         self.messages.clear()
         self.answers.clear()
+        self.buttons.clear()
+        self.picture = ""
 
     def process_events(self, seconds: float = 0.0, until: Any = None) -> bool:
         """Run the event loop for so long, or until the condition holds; whether it does."""
@@ -71,11 +76,13 @@ def _start() -> Host:
 
     from d24fadhost.qtmodule import QtModule
 
-    sys.modules["qt"] = QtModule("qt")
+    qt: Any = QtModule("qt")
+    qt.QMessageBox = _message_box(host)
+    sys.modules["qt"] = qt
     ctk = types.ModuleType("ctk")
     for name, cls in ctkwidgets.WIDGETS.items():
         setattr(ctk, name, cls)
-    ctk.ctkMessageBox = _message_box(host)  # type: ignore[attr-defined]
+    ctk.ctkMessageBox = qt.QMessageBox  # type: ignore[attr-defined]
     sys.modules["ctk"] = ctk
     sys.modules["SampleData"] = sampledata
 
@@ -185,12 +192,12 @@ class Application:
     applicationName = "Slicer test host"
 
     def __init__(self, host: Host) -> None:
-        import tempfile
-
         self._host = host
         self._layout: LayoutManager | None = None
         self._io = CoreIOManager()
-        self.temporaryPath = os.environ.get("D24FAD_HOST_TMP", tempfile.gettempdir())
+        # Of its own, as Slicer's is: the cache's upkeep goes through all that lies in it.
+        self._temporary = tempfile.TemporaryDirectory(prefix="d24fad-host-")
+        self.temporaryPath = self._temporary.name
         self._settings: Any = None
 
     def layoutManager(self) -> LayoutManager:
@@ -260,25 +267,21 @@ class Application:
 
 
 def _message_box(host: Host) -> type:
-    class ctkMessageBox:
-        """Notes what it would show and gives the answer that the test planned (else OK)."""
+    """Qt's own message box, which notes what it would show and gives the answer that the test planned
+    (else OK) instead of waiting for one."""
+    from PySide6 import QtWidgets
 
-        text = ""
-        windowTitle = ""
-        icon = None
-        standardButtons = None
-        detailedText = ""
+    from d24fadhost.properties import propertied
 
-        def __init__(self, parent: Any = None) -> None:
-            pass
-
-        def deleteLater(self) -> None:
-            pass
-
+    class PlannedMessageBox(propertied(QtWidgets.QMessageBox)):  # type: ignore[misc]
         def exec_(self) -> Any:
-            import qt
-
             host.messages.append(self.text)
-            return host.answers.pop(0) if host.answers else qt.QMessageBox.Ok
+            host.buttons.append([button.text() for button in self.buttons()])
+            if host.picture:
+                self.show()  # it is laid out when it is shown
+                host.process_events(0.05)
+                self.grab().save(host.picture)
+                self.hide()
+            return host.answers.pop(0) if host.answers else QtWidgets.QMessageBox.Ok
 
-    return ctkMessageBox
+    return PlannedMessageBox

@@ -11,6 +11,7 @@ from d24fadhost.properties import give_connect
 
 class ctkCollapsibleButton(QtWidgets.QWidget):
     contentsCollapsed = QtCore.Signal(bool)
+    SIGNALS = frozenset({"contentsCollapsed(bool)"})
     HEADER = 26
 
     def __init__(self, parent: Any = None) -> None:
@@ -95,6 +96,7 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
 
 class ctkSliderWidget(QtWidgets.QWidget):
     valueChanged = QtCore.Signal(float)
+    SIGNALS = frozenset({"valueChanged(double)"})
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
@@ -135,6 +137,7 @@ class ctkSliderWidget(QtWidgets.QWidget):
 
 class ctkPathLineEdit(QtWidgets.QWidget):
     currentPathChanged = QtCore.Signal(str)
+    SIGNALS = frozenset({"currentPathChanged(QString)"})
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)

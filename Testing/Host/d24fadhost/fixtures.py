@@ -18,7 +18,7 @@ WORKER = ROOT / "Testing" / "Host" / "workers" / "fake_worker.py"
 SCREENSHOTS = ROOT / "Testing" / "Screenshots"
 AXIAL = ("R", "A", "S")
 
-__all__ = ["host", "logic", "module", "panel", "quiet_log", "screenshot", "temp", "volumes"]
+__all__ = ["host", "loaded", "logic", "module", "panel", "quiet_log", "screenshot", "temp", "volumes"]
 
 
 def behaving(mode: str) -> Any:
@@ -170,3 +170,12 @@ def alive(pid: int) -> bool:
 
 def left_in(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
+
+
+@pytest.fixture
+def loaded(panel: Any, volumes: Volumes, host: Any) -> Any:
+    """(panel, study, three references) with the study chosen."""
+    query, references = volumes.study(3)
+    panel.ui.querySelector.setCurrentNode(query)
+    host.process_events(0.05)
+    return panel, query, references

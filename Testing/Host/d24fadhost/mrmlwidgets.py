@@ -45,6 +45,7 @@ class SortFilterProxyModel:
 
 class qMRMLNodeComboBox(QtWidgets.QWidget):
     currentNodeChanged = QtCore.Signal(object)
+    SIGNALS = frozenset({"currentNodeChanged(vtkMRMLNode*)"})
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)

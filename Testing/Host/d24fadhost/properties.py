@@ -86,8 +86,9 @@ def connect(sender: QObject, signature: str, slot: Any) -> bool:
     signal = getattr(sender, name, None)
     if signal is None or not hasattr(signal, "connect"):
         raise AttributeError(f"{type(sender).__name__} has no signal {name}")
-    # A signal that a Python class of the host declares has no C++ types to compare with.
-    declared = {text for text in _signatures(sender) if "PyObject" not in text}
+    # A signal that a Python class of the host declares has no C++ types to compare with but those it names.
+    own = getattr(sender, "SIGNALS", None)
+    declared = own or {text for text in _signatures(sender) if "PyObject" not in text}
     wanted = signature.replace(" ", "")
     if declared and wanted not in declared and name in {s.partition("(")[0] for s in declared}:
         raise ValueError(f"{type(sender).__name__} has no signal {signature}; it has {sorted(declared)}")

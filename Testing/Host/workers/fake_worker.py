@@ -63,11 +63,11 @@ def main() -> int:
         for done in range(2, 21):
             time.sleep(float(argument or 0.15))
             emit(event="progress", step="compare", done=done, total=20, text="")
-    write(query, supports, output, cut=name == "cut")
+    write(query, supports, output, name)
     return 0
 
 
-def write(query: str, supports: list[str], output: Path, cut: bool) -> None:
+def write(query: str, supports: list[str], output: Path, mode: str) -> None:
     output.mkdir(parents=True, exist_ok=True)
     image = sitk.ReadImage(query)
     array = sitk.GetArrayFromImage(image).astype(np.float32)
@@ -85,18 +85,33 @@ def write(query: str, supports: list[str], output: Path, cut: bool) -> None:
 
     save(score, "anomaly_map.nrrd")
     save(other, "expected_normal.nrrd")
-    for number in range(1, len(supports) + 1):
-        save(np.full_like(array, 1 / len(supports)), f"weights_{number:02d}.nrrd")
+    total = len(supports) * (len(supports) + 1) / 2
+    shares = [number / total for number in range(len(supports), 0, -1)]  # the first counts most
+    for number, share in enumerate(shares, 1):
+        save(np.full_like(array, share), f"weights_{number:02d}.nrrd")
     with open(output / "slices.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["slice", "peak", "mean", *(f"weight_{n + 1:02d}" for n in range(len(supports)))])
         for index, piece in enumerate(score):
-            writer.writerow([index, piece.max(), piece.mean(), *([1 / len(supports)] * len(supports))])
-    (output / "run.json").write_text(json.dumps({"plane": "axial"}))
-    if cut:
+            writer.writerow([index, piece.max(), piece.mean(), *shares])
+    record: dict = {"plane": "axial", "options": {"false_positives_per_study": 1.0}}
+    reports: list = [{"mean_weight": share, "stands_out": n == 0} for n, share in enumerate(shares)]
+    if mode == "explained":
+        k, j, i = np.unravel_index(score.argmax(), score.shape)
+        x, y, z = image.TransformIndexToPhysicalPoint((int(i), int(j), int(k)))
+        explained = {"false_positives": 0.125, "residuals": [0.31, 0.22, 0.1], "nearest_reference": 2}
+        record["findings"] = [{"rank": 1, "peak_ras": [-x, -y, z], **explained}]
+        record |= {"p_value": 0.02, "p_value_low": 0.98}
+        text = "support_02 is blurred or moved compared with the other references."
+        record["checks"] = [{"code": "blur", "severity": "warn", "subject": 2, "message": text}]
+        reports[2]["dropped"] = True
+    if mode == "withheld":
+        text = "query does not resemble its references."
+        record["checks"] = [{"code": "unsuitable", "severity": "refuse", "subject": "query", "message": text}]
+    (output / "run.json").write_text(json.dumps(record))
+    if mode == "cut":
         with open(output / "anomaly_map.nrrd", "r+b") as file:
             file.truncate(1000)
-    reports = [{"mean_weight": 1 / len(supports), "stands_out": n == 0} for n in range(len(supports))]
     emit(event="result", output=str(output), threshold=6.0, calibrated=True, score=9.0, supports=reports)
 
 

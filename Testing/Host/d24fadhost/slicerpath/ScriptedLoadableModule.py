@@ -19,6 +19,7 @@ __all__ = [
 
 class ScriptedLoadableModule:
     def __init__(self, parent: Any) -> None:
+        super().__init__()
         self.parent = parent
         self.moduleName = type(self).__name__
 
@@ -28,6 +29,7 @@ class ScriptedLoadableModule:
 
 class ScriptedLoadableModuleWidget:
     def __init__(self, parent: Any = None) -> None:
+        super().__init__()  # cooperative, as Slicer's: the bases that follow are initialised here too
         self.moduleName = type(self).__name__.removesuffix("Widget")
         self.developerMode = False
         self.parent = parent
@@ -55,6 +57,7 @@ class ScriptedLoadableModuleWidget:
 
 class ScriptedLoadableModuleLogic:
     def __init__(self, parent: Any = None) -> None:
+        super().__init__()
         self.moduleName = type(self).__name__.removesuffix("Logic")
         self.isSingletonParameterNode = True
 
