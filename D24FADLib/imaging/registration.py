@@ -102,7 +102,8 @@ def _extent(mask: sitk.Image) -> tuple[NDArray[np.float64], ...]:
 
     direction = np.array(mask.GetDirection()).reshape(3, 3)
     spacing = np.array(mask.GetSpacing())
-    index = np.argwhere(array_view(mask) > 0)[:, ::-1]
+    inside = array_view(mask) > 0
+    index = np.argwhere(inside if inside.any() else ~inside)[:, ::-1]  # of an empty image all of it
     points = np.array(mask.GetOrigin()) + (index * spacing) @ direction.T
     middle = (np.array(mask.GetSize()) - 1) / 2
     centre = np.array(mask.GetOrigin()) + direction @ (middle * spacing)

@@ -54,7 +54,9 @@ class TorchEncoder:
 
     def __init__(self, model: D24FADModel, device: torch.device, precision: str = "f32") -> None:
         self.precision = precision
-        self._run = _Features(model)
+        self._run: nn.Module = _Features(model)
+        if precision != "f32":  # as the images are, or every call would turn the weights
+            self._run.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._device = device
 
     def __call__(self, images: Tensor) -> list[Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from D24FADLib.inference.batches import Batches, workers_on
 from D24FADLib.inference.comparison import Comparer, Evidence
+from D24FADLib.inference.devices import default_batch
 from D24FADLib.inference.reference_set import ReferenceSet
 from D24FADLib.inference.runtimes import choose_encoder
 from D24FADLib.network.model import D24FADModel
@@ -74,6 +75,7 @@ def ours(
     device = query.device
     encoder = choose_encoder("auto", model, device, None, precision, workers_on(device))
     comparer = Comparer(model, Evidence(1.0, 0.0), device, encoder)
+    batch = BATCH if device.type == "cpu" else default_batch(device, 1 + len(supports))
     images = torch.cat([query[None], supports])
     height, width = query.shape[-2] // 4, query.shape[-1] // 4
     reach = torch.ones(len(supports), len(query), height, width, dtype=torch.bool)
@@ -94,7 +96,7 @@ def ours(
 
     def run() -> Tensor:
         with Batches(comparer) as batches:
-            return torch.cat([result[0] for _, result, _ in batches.run(inputs, len(query), BATCH)])
+            return torch.cat([result[0] for _, result, _ in batches.run(inputs, len(query), batch)])
 
     return run
 
