@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from D24FADLib.network.model import D24FADModel, upsampled_sum
 _BATCH = 16
 SIGMA = (0.0, 1.0, 1.0)  # as the detector smooths a picture
 _CPU = torch.device("cpu")
+Compare = Callable[[Features, Features], PictureComparison]
 
 
 class ShippedEncoder:
@@ -71,20 +72,31 @@ class ShippedMethod:
         self._comparer = Comparer(model, Evidence(**about.get("evidence", {})), _CPU)
 
     def judge(self, query: Features, supports: Features, shots: Sequence[int]) -> dict[int, Judgement]:
-        def against(chosen: Features) -> Judgement:
-            fitted = self._calibrated([f[:1] for f in query], chosen) if len(chosen[0]) > 1 else None
-            parts = [
-                self._judge([f[i : i + _BATCH] for f in query], chosen, fitted)
-                for i in range(0, len(query[0]), _BATCH)
-            ]
-            maps, weights, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
-            threshold = None
-            if fitted is not None:
-                structure = neighbourhood(fitted.support_scores.shape[1:])
-                threshold = threshold_for(fitted.support_scores, 1.0, 2, structure)
-            return Judgement(maps, weights, scores, threshold)
+        if self._pictures is None:
+            return for_each_shot(shots, supports, lambda chosen: self._against(query, chosen, self.compare))
+        # Distances to a support are the same whoever else is one.
+        pictures, most = self._pictures, [f[: max(shots)] for f in supports]
+        far, own = pictures.distances(query, most), pictures.distances(most, most)
 
-        return for_each_shot(shots, supports, against)
+        def compare(some: Features, chosen: Features) -> PictureComparison:
+            k = len(chosen[0])
+            return pictures.judge([d[:, :k] for d in some], [d[:k, :k] for d in own])
+
+        return for_each_shot(shots, supports, lambda chosen: self._against(far, chosen, compare))
+
+    def _against(self, query: Features, chosen: Features, compare: Compare) -> Judgement:
+        """`query`: what `compare` takes of the queries, features or distances."""
+        fitted = self._calibrated(compare([f[:1] for f in query], chosen))
+        parts = [
+            self._judge(compare([f[i : i + _BATCH] for f in query], chosen), fitted)
+            for i in range(0, len(query[0]), _BATCH)
+        ]
+        maps, weights, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
+        threshold = None
+        if fitted is not None:
+            structure = neighbourhood(fitted.support_scores.shape[1:])
+            threshold = threshold_for(fitted.support_scores, 1.0, 2, structure)
+        return Judgement(maps, weights, scores, threshold)
 
     def compare(self, query: Features, supports: Features) -> PictureComparison:
         """The detector's comparison of these queries, all against the same supports."""
@@ -111,16 +123,16 @@ class ShippedMethod:
         height, width = shape[-2:]
         return 1.0, self.encoder.size / height, self.encoder.size / width
 
-    def _calibrated(self, query: Features, supports: Features) -> Calibration:
-        left_out = self.compare(query, supports).left_out
-        assert left_out is not None
+    def _calibrated(self, found: PictureComparison) -> Calibration | None:
+        left_out = found.left_out
+        if left_out is None:
+            return None
         return calibrate(smooth(left_out.numpy(), SIGMA)[:, None], self.pitch(left_out.shape))
 
     def _judge(
-        self, query: Features, supports: Features, fitted: Calibration | None
+        self, found: PictureComparison, fitted: Calibration | None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Maps, weights and scores of a batch."""
-        found = self.compare(query, supports)
         if fitted is None or found.reduced is None:
             scores = smooth(found.full.numpy(), SIGMA)
         else:

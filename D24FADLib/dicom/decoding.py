@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 COMMAND = [sys.executable, "-m", "D24FADLib.dicom.decoding"]
-_SECONDS = 20.0
+_SECONDS = 60.0
 _ITK_SYNTAXES = {f"1.2.840.10008.1.2.{end}" for end in ("4.50", "4.51", "4.57", "4.70", "4.80", "4.90", "5")}
 _SECONDS_PER_MEGAPIXEL = 3.0
 

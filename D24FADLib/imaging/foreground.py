@@ -29,7 +29,8 @@ def foreground_mask(image: sitk.Image, modality: str = "") -> NDArray[np.bool_]:
     """
 
     coarse = coarse_foreground(image, modality)
-    return np.asarray(array_view(on_grid(coarse, image)) > 0)
+    mask = np.asarray(array_view(on_grid(coarse, image)) > 0)
+    return mask if mask.any() else ~mask  # a body too thin for the coarse grid
 
 
 def coarse_foreground(image: sitk.Image, modality: str = "") -> sitk.Image:

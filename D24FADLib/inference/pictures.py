@@ -79,7 +79,7 @@ class PictureComparison:
     left_out: Tensor | None
     overall: tuple[Tensor, Tensor | None]
     weights: Tensor
-    distances: list[Tensor] = field(repr=False)
+    distances: Sequence[Tensor] = field(repr=False)
 
 
 class PictureComparer:
@@ -115,17 +115,22 @@ class PictureComparer:
         plain = self.encode(images)
         return [*plain, *self.encode(images.flip(-1))] if self.evidence.mirrored else plain
 
-    @torch.inference_mode()
     def compare(self, queries: Sequence[Tensor], supports: Sequence[Tensor]) -> PictureComparison:
         """queries: levels as of `encode`, (B, C, h, w) each; supports: as of `encode_supports`, (K, ...)."""
+        return self.judge(self.distances(queries, supports), self.distances(supports, supports))
+
+    @torch.inference_mode()
+    def distances(self, queries: Sequence[Tensor], supports: Sequence[Tensor]) -> list[Tensor]:
+        """(B, K, h, w) a level, of each picture's positions to each support; arguments as of `compare`."""
         number = len(self.evidence.levels)
         plain: Sequence[Tensor] = supports[:number]
         mirrored: Sequence[Tensor | None] = supports[number:] or [None] * number
-        far = [
-            _to_supports(q, s, m) for q, s, m in zip(queries[:number], plain, mirrored, strict=True)
-        ]  # (B, K, h, w)
-        own = [_to_supports(s, s, m) for s, m in zip(plain, mirrored, strict=True)]  # (K, K, h, w)
-        count = len(plain[0])
+        return [_to_supports(q, s, m) for q, s, m in zip(queries[:number], plain, mirrored, strict=True)]
+
+    @torch.inference_mode()
+    def judge(self, far: Sequence[Tensor], own: Sequence[Tensor]) -> PictureComparison:
+        """From the queries' distances to the supports and the supports' to each other."""
+        number, count = len(far), len(own[0])
         weights = agreement_weights(own, self.evidence.sharpness)
         everyone = torch.ones(count, dtype=torch.bool)
         local = len(self.evidence.local)

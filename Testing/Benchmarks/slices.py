@@ -102,7 +102,7 @@ def ours(
 
 
 def seconds(function: Callable[[], Tensor], repeat: int) -> tuple[float, float, Tensor]:
-    """Median seconds of the clock, and of all cores together (which other programs disturb less)."""
+    """Median seconds of the clock, and of all cores together."""
     result = function()  # conversion, compilation and caches
     walls, cores = [], []
     for _ in range(repeat):

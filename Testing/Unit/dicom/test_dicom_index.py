@@ -244,6 +244,15 @@ def test_unusual_character_sets(tmp_path: Path, charset: object, name: str) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes exist on Linux")
+def test_descriptions_in_other_alphabets_are_shown_whole(tmp_path: Path) -> None:
+    spec = SeriesSpec(
+        phantom(3), tags={"SpecificCharacterSet": "ISO_IR 144", "SeriesDescription": "Голова Т1"}
+    )
+    write_series(tmp_path, spec)
+    (entry,) = index_folder(tmp_path, ":memory:").series
+    assert entry.description == "Голова Т1"
+
+
 def test_file_names_that_are_no_text(tmp_path: Path) -> None:
     paths = write_series(tmp_path, SeriesSpec(phantom(3)))
     os.rename(paths[0], os.fsencode(tmp_path) + b"/\xff\xfe.dcm")
