@@ -81,6 +81,11 @@ def belongs_to(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {key: about.get(key) for key in ("sha256", "evidence", "pictures", "input_size", "cosine_weights")}
 
 
+def _teacher(model: Mapping[str, Any]) -> Any:
+    """The checksum of the teacher's weights."""
+    return next((value for name, value in model["sha256"].items() if "teacher" in name), None)
+
+
 def read_priors(folder: Path, metadata: Mapping[str, Any]) -> tuple[Priors, str]:
     """A bundle's priors and a note for the reader: where there are none, or they are of another model.
 
@@ -92,10 +97,10 @@ def read_priors(folder: Path, metadata: Mapping[str, Any]) -> tuple[Priors, str]
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["format"] != _FORMAT or kept["model"] != belongs_to(metadata):
-            return (
-                Priors(),
-                "The model's calibration is of another version of it: d24fad calibrate renews it.",
-            )
+            # What organs look like to the teacher does not depend on how residuals are made.
+            same = kept["format"] == _FORMAT and _teacher(kept["model"]) == _teacher(belongs_to(metadata))
+            usable = Priors(resemblance=_priors(kept).resemblance) if same else Priors()
+            return usable, "The model's calibration is of another version of it: d24fad calibrate renews it."
         return _priors(kept), ""
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ModelError(

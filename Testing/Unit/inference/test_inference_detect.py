@@ -260,3 +260,46 @@ def test_a_given_threshold_is_used(simulated, detected, options) -> None:
     assert not high.labels.any()
     assert high.record["threshold_meaning"] == "as given"
     np.testing.assert_array_equal(high.anomaly_map.array(), detected.anomaly_map.array())
+
+
+def test_an_outlier_is_flagged_and_left_out_where_asked(simulated, options) -> None:
+    """A reference that is mostly noise: named, weighed 0, and the rest judged as without it."""
+    rng = np.random.default_rng(4)
+    bad = simulated.supports[1]
+    array = bad.array().astype(np.float32)
+    noise = rng.normal(0, 0.8 * array.std(), array.shape).astype(np.float32)
+    spoilt = bad.with_array(array + noise, "bad.nrrd")
+    supports = [simulated.supports[0], spoilt, simulated.supports[2], *_shifted(simulated.supports)]
+    ask = options(plane=Plane.AXIAL)
+    flagged = detect(simulated.query, supports, ask)
+    assert [r.stands_out for r in flagged.supports] == [False, True, False, False, False]
+    assert ("stands-out", 2) in [(c.code, c.subject) for c in flagged.checks]
+    assert not any(r.dropped for r in flagged.supports)
+
+    left = detect(simulated.query, supports, ask, drop_outliers=True)
+    assert [r.dropped for r in left.supports] == [False, True, False, False, False]
+    assert left.supports[1].mean_weight == 0
+    assert not left.weights[1].array().any()
+    rest = detect(simulated.query, [s for s in supports if s is not spoilt], ask)
+    np.testing.assert_allclose(left.anomaly_map.array(), rest.anomaly_map.array(), atol=1e-4)
+    assert {c["code"] for c in left.record["checks"]} >= {"stands-out", "dropped"}
+
+
+def _shifted(supports) -> list[Volume]:
+    """Two further normals: mixtures of two, so that no voxel equals another's."""
+    first, _, third = (s.array().astype(np.float32) for s in supports)
+    return [
+        supports[0].with_array(0.7 * first + 0.3 * third, "mixed_1.nrrd"),
+        supports[2].with_array(0.3 * first + 0.7 * third, "mixed_2.nrrd"),
+    ]
+
+
+def test_the_score_has_a_meaning_and_a_finding_an_explanation(detected) -> None:
+    assert 0 < detected.p_value < 1
+    assert detected.p_value + detected.p_value_low == pytest.approx(1)
+    assert "a normal study scores this high in" in detected.record["score_meaning"]
+    top = detected.findings[0]
+    assert 0 < top.false_positives < 5
+    assert sum(top.weights) == pytest.approx(1, abs=1e-5)
+    assert len(top.residuals) == 3
+    assert top.nearest_reference in (1, 2, 3)

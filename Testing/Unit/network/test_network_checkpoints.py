@@ -420,6 +420,33 @@ def test_a_flipped_byte_is_found(bundle: Path, part: Path, where: float) -> None
         load_bundle(bundle)
 
 
+def test_changed_weights_are_taken_by_force_and_said(bundle: Path) -> None:
+    state = load_file(bundle / MODEL_WEIGHTS)
+    name = sorted(state)[0]
+    save_file({**state, name: state[name] + 1}, bundle / MODEL_WEIGHTS)
+    with pytest.raises(ModelError, match="--force-model"):
+        load_bundle(bundle)
+    model, metadata = load_bundle(bundle, force=True)
+    assert metadata["d24fad"]["changed"] == [MODEL_WEIGHTS.as_posix()]
+    assert metadata["d24fad"]["sha256"][MODEL_WEIGHTS.as_posix()] == digest(bundle / MODEL_WEIGHTS)
+    assert torch.equal(model.state_dict()[name], state[name] + 1)
+    (bundle / MODEL_WEIGHTS).write_bytes(b"not safetensors at all")
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_bundle(bundle, force=True)
+
+
+def test_paths_in_the_metadata_lead_nowhere(tmp_path: Path, bundle: Path) -> None:
+    """Only the files at their fixed places are read, whatever the metadata lists."""
+    outside = tmp_path / "outside.safetensors"
+    shutil.copy(bundle / MODEL_WEIGHTS, outside)
+    edit(bundle, lambda m: m["d24fad"]["sha256"].update({"../outside.safetensors": digest(outside)}))
+    outside.write_bytes(b"changed")
+    load_bundle(bundle)
+    (bundle / MODEL_WEIGHTS).unlink()
+    with pytest.raises(ModelError, match=r"models/model\.safetensors is missing"):
+        load_bundle(bundle, force=True)
+
+
 @pytest.mark.parametrize(
     "part", [TEACHER_WEIGHTS, MODEL_WEIGHTS, METADATA], ids=["teacher", "model", "metadata"]
 )
