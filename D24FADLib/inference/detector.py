@@ -51,7 +51,7 @@ def detect(
     from D24FADLib.inference.comparison import Comparer, Evidence, compare
     from D24FADLib.inference.devices import choose_device, default_batch
     from D24FADLib.inference.dropping import among_all
-    from D24FADLib.inference.explain import explain
+    from D24FADLib.inference.explain import explain, name_departures
     from D24FADLib.inference.inputs import check_inputs
     from D24FADLib.inference.judging import judge
     from D24FADLib.inference.models import load_model, load_priors
@@ -59,6 +59,7 @@ def detect(
     from D24FADLib.inference.reference_set import prepare_for
     from D24FADLib.inference.runtimes import choose_encoder
     from D24FADLib.inference.slice_scores import scores_of_slices
+    from D24FADLib.inference.volumes import VolumeEvidence
 
     options = replace(options or DetectionOptions(), **changes)
     tell: Progress = progress or (lambda step, done, total: None)
@@ -82,7 +83,8 @@ def detect(
         workers_on(device),
     )
     pictures = PictureEvidence.of(about.get("pictures"))
-    comparer = Comparer(model, Evidence(**about.get("evidence", {})), device, encoder, pictures)
+    volumes = VolumeEvidence.of(about.get("volumes"))
+    comparer = Comparer(model, Evidence(**about.get("evidence", {})), device, encoder, pictures, volumes)
     size = int(about.get("input_size", 256))
     batch = options.batch or default_batch(device, 1 + len(supports))
     prepared = prepare_for(query, supports, options, comparer, size, batch, checksum, tell, should_cancel)
@@ -118,6 +120,7 @@ def detect(
         anomaly_map, np.inf if withheld else threshold, prepared.plane, scored.min_volume_ml
     )
     findings = explain(scored.rated(findings), prepared, comparer, size, shares, compared.levels)
+    findings = name_departures(findings, prepared, scored.parts)
     unusual = scored.unusual()
     weights = tuple(place.per_slice(shares[:, k], f"weights_{k + 1:02d}") for k in range(len(supports)))
     detection = Detection(
@@ -144,6 +147,7 @@ def detect(
         checks=tuple(checks),
         p_value=None if unusual is None else unusual.high,
         p_value_low=None if unusual is None else unusual.low,
+        kinds=tuple(scored.parts),
     )
     clock.lap("findings")
     tell("findings", 1, 1)
