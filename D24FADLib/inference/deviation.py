@@ -74,8 +74,8 @@ def _against(x: Array, supports: Array, bodies: Mask) -> tuple[Array, Mask]:
     """d of x (n, h, w) against supports (m, n, h, w), and where at least half of these have body."""
     hits = bodies.sum(axis=0)
     mean = np.where(bodies, supports, 0).sum(axis=0) / np.maximum(hits, 1)
-    low = np.where(bodies, supports, np.inf).min(axis=0)
-    high = np.where(bodies, supports, -np.inf).max(axis=0)
-    known = hits >= (len(supports) + 1) // 2
-    outside = np.where(known, np.maximum(x - high, 0) - np.maximum(low - x, 0), 0)
-    return (0.5 * (x - mean) + 0.5 * outside).astype(np.float32), known
+    # Without any support's body there is no interval: any finite one does, as it is not looked at.
+    low = np.where(bodies, supports, np.float32(1e9)).min(axis=0)
+    high = np.where(bodies, supports, np.float32(-1e9)).max(axis=0)
+    outside = np.maximum(x - high, 0) - np.maximum(low - x, 0)
+    return (0.5 * (x - mean) + 0.5 * outside).astype(np.float32), hits >= (len(supports) + 1) // 2
