@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -12,12 +12,14 @@ import pytest
 import torch
 from scipy import ndimage
 
+from D24FADLib.imaging.alignment import Alignment
 from D24FADLib.imaging.planes import Plane
 from D24FADLib.inference import appearance, fusion, mahalanobis
 from D24FADLib.inference.calibration import robust_maximum
 from D24FADLib.inference.detector import detect
 from D24FADLib.inference.deviation import deviations, rim
 from D24FADLib.inference.fusion import Channel, both_sides, fuse, named
+from D24FADLib.inference.outputs import write_outputs
 from D24FADLib.inference.volumes import VolumeEvidence
 
 PITCH = (3.0, 2.0, 2.0)
@@ -241,34 +243,71 @@ def with_evidence(model: Path, folder: Path, volumes: dict | None) -> str:
     return str(made)
 
 
-def spotted(volume, change: float):
-    """With a ball of 11 mm radius changed by a share of the volume's range."""
-    array = np.asarray(volume.array(), np.float32)
-    middle = np.array([6, 12, 12])
-    ball = ((np.indices(array.shape).T - middle) ** 2).sum(-1).T <= (11 / 4) ** 2
-    changed = np.where(ball, array + change * np.percentile(array, 95), array)
-    return dataclasses.replace(volume.with_array(changed.astype(np.float32), volume.name)), ball
+@pytest.fixture(scope="module")
+def fused(simulated, options, tmp_path_factory: pytest.TempPathFactory):
+    """A detection with aligned references and all evidence, not to be changed: of the simulated study, and of
+    it with its lesion as much too dark as it is too bright."""
+    model = with_evidence(Path(options().model), tmp_path_factory.mktemp("fused") / "m", {})
+    asked = options(plane=Plane.AXIAL, model=model, align=Alignment.AFFINE)
+    array = np.asarray(simulated.query.array(), np.float32)
+    lesion = np.asarray(simulated.truth.array()) > 0
+    dark = simulated.query.with_array(np.where(lesion, 0.1 * array, array), "dark.nrrd")
+    return {
+        "brighter": detect(simulated.query, simulated.supports, asked),
+        "darker": detect(dark, simulated.supports, asked),
+    }
 
 
-@pytest.mark.parametrize(("change", "word"), [(0.6, "brighter"), (-0.6, "darker")])
-def test_a_spot_is_found_and_named(simulated, options, tmp_path: Path, change: float, word: str) -> None:
-    model = with_evidence(Path(options().model), tmp_path / "m", {"appearance": 1, "mahalanobis": 1})
-    query, ball = spotted(simulated.supports[2], change)
-    found = detect(query, simulated.supports[:2], options(plane=Plane.AXIAL, model=model))
+@pytest.mark.parametrize("word", ["brighter", "darker"])
+def test_a_lesion_is_found_and_named(simulated, fused, word: str) -> None:
+    found = fused[word]
     assert found.kinds == fusion.KINDS
+    lesion = np.asarray(simulated.truth.array()) > 0
     top = found.labels == 1
-    assert (top & ball).sum() > 0.5 * top.sum()
-    assert word in found.findings[0].departs_by
-    heights = dict(zip(found.kinds, found.findings[0].departures, strict=True))
+    assert (top & lesion).sum() > 0.5 * lesion.sum()
+    first = found.findings[0]
+    assert word in first.departs_by
+    heights = dict(zip(found.kinds, first.departures, strict=True))
     opposite = {"brighter": "darker", "darker": "brighter"}[word]
     assert heights[word] > 2 * heights[opposite]
+    # The peak lies between positions of the grid, the kinds' heights on one.
+    assert np.sqrt(sum(h**2 for h in heights.values())) == pytest.approx(first.peak, rel=0.25)
+    assert found.p_value is not None
+    assert found.record["map_kinds"] == list(fusion.KINDS)
+
+
+def test_what_it_departs_by_is_written(fused, tmp_path: Path) -> None:
+    write_outputs(fused["brighter"], tmp_path / "out")
+    with open(tmp_path / "out" / "findings.csv", newline="", encoding="utf-8") as file:
+        row = next(csv.DictReader(file))
+    first = fused["brighter"].findings[0]
+    assert row["departs_by"].split() == list(first.departs_by)
+    written = [float(row[kind]) for kind in fusion.KINDS]
+    np.testing.assert_allclose(written, first.departures, atol=6e-3)
+    kept = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))
+    assert kept["findings"][0]["departs_by"] == list(first.departs_by)
+
+
+def test_kept_references_give_the_same(
+    simulated, options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without alignment all grids are one: float16 and the direction of matching tell the two ways apart."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = with_evidence(Path(options().model), tmp_path / "m", {})
+    asked = options(plane=Plane.AXIAL, model=model)
+    maps = [
+        detect(simulated.query, simulated.supports, asked, reference_cache=kept) for kept in (False, True)
+    ]
+    assert maps[1].kinds == fusion.KINDS
+    one, other = (d.anomaly_map.array().ravel() for d in maps)
+    assert np.corrcoef(one, other)[0, 1] > 0.9
 
 
 def test_each_evidence_can_be_chosen(simulated, options, tmp_path: Path) -> None:
     maps = []
     for number, volumes in enumerate((None, {"appearance": 0}, {"mahalanobis": 0}, {})):
         model = with_evidence(Path(options().model), tmp_path / str(number), volumes)
-        found = detect(simulated.query, simulated.supports, options(plane=Plane.AXIAL, model=model))
+        found = detect(simulated.query, simulated.supports[:2], options(plane=Plane.AXIAL, model=model))
         assert len(found.kinds) == (0, 1, 4, 5)[number]
         assert all(bool(f.departs_by) == bool(number) for f in found.findings)
         maps.append(found.anomaly_map.array())
