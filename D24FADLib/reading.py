@@ -41,15 +41,18 @@ def read_study(
     name = source.name or source.resolve().name
     try:
         if source.is_dir() or source.name.upper() == "DICOMDIR" or is_slicer_database(source):
-            reading = open_library(source, ":memory:").read(series_uid, stack)
+            catalog = open_library(source, ":memory:")
+            reading, more = catalog.read(series_uid, stack), catalog.notes()
         elif is_dicom(source):
-            reading = _series_of(source, series_uid).read(stack)
+            reading, more = _series_of(source, series_uid).read(stack), ()
         else:
             return Study(read_volume(source))
     except PermissionError as error:
         raise InputError(f"{name}: no permission to read it. Ask for read access, or copy it.") from error
     files = tuple(dict.fromkeys(frame.path for frame in reading.frames))
-    return Study(dataclasses.replace(reading.volume, name=_shown(name, reading)), reading.notes, files)
+    return Study(
+        dataclasses.replace(reading.volume, name=_shown(name, reading)), (*more, *reading.notes), files
+    )
 
 
 def _shown(name: str, reading: SeriesReading) -> str:

@@ -13,7 +13,7 @@ from scipy import optimize, stats
 from D24FADLib.benchmark.normals import Draws
 from D24FADLib.inference.calibration import LEARNED_WORTH, to_normal
 from D24FADLib.inference.outliers import MAP, WHOLE
-from D24FADLib.inference.predictive import ScorePrior, outlyingness, standardised
+from D24FADLib.inference.predictive import ScorePrior, outlyingness
 from D24FADLib.inference.priors import Priors, Resemblance
 from D24FADLib.inference.resemblance import directions, distance, mean_logs
 from D24FADLib.inference.study_score import PICTURE, VOLUME
@@ -72,10 +72,12 @@ def scores_of(
 
 
 def tails(query: NDArray[np.float64], support: NDArray[np.float64], prior: ScorePrior) -> NDArray[np.float64]:
-    """T of each query (D, Q) among its draw's supports (D, K)."""
-    return np.array(
-        [[standardised(x, own, prior) for x in row] for row, own in zip(query, support, strict=True)], float
-    )
+    """T of each query (D, Q) among its draw's supports (D, K), see `predictive.standardised`."""
+    count = support.shape[1]
+    variance = (prior.spread**2 + (count - 1) * support.var(axis=1, ddof=1)) / count
+    scale = prior.widening * np.sqrt(np.maximum(variance, 1e-12) * (1 + 1 / count))
+    found = (query - support.mean(axis=1, keepdims=True) - prior.shift) / scale[:, None]
+    return np.asarray(found, np.float64)
 
 
 def _score_prior(organs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], kind: str) -> ScorePrior:

@@ -60,6 +60,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", default=None, metavar="NAME|PATH", help="embedded model or bundle folder")
     parser.add_argument(
+        "--force-model",
+        action="store_true",
+        help="use the model although its weights are not those that its metadata names",
+    )
+    parser.add_argument(
         "--threshold", type=float, metavar="X", help="on the map; default from the references"
     )
     parser.add_argument(
@@ -120,6 +125,7 @@ def options_from(args: argparse.Namespace) -> DetectionOptions:
         batch=args.batch,
         cache=not args.no_cache,
         reference_cache=args.reference_cache,
+        force_model=args.force_model,
         drop_outliers=args.drop_outliers,
         unsuitable_anyway=args.unsuitable_anyway,
     )

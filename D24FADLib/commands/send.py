@@ -37,18 +37,34 @@ def add_parser(subparsers: Any) -> None:
         metavar="FILE",
         help="for --stow: a file that holds user:password, or a token alone",
     )
+    parser.add_argument(
+        "--tls",
+        action="store_true",
+        help="for --to: encrypt, and check the archive's certificate",
+    )
+    parser.add_argument(
+        "--ca", type=Path, metavar="FILE", help="certificates to trust instead of the system's (PEM)"
+    )
+    parser.add_argument(
+        "--cert", type=Path, metavar="FILE", help="one's own certificate, where asked for (PEM)"
+    )
+    parser.add_argument("--key", type=Path, metavar="FILE", help="its key, unless it is in the same file")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> int:
     """0 when everything was stored, 1 otherwise."""
-    from ..dicom.send import send_cstore, send_stow
+    from ..dicom.send import Tls, send_cstore, send_stow
 
+    files = (args.ca, args.cert, args.key)
+    if args.key is not None and args.cert is None:
+        raise InputError("--key: give the certificate, too (--cert)")
+    tls = Tls(*files) if args.tls or any(files) else None
     if args.stow is not None:
-        results = send_stow(args.folder, args.stow, **_credentials(args.auth_file))
+        results = send_stow(args.folder, args.stow, **_credentials(args.auth_file), tls=tls)
     else:
-        results = send_cstore(args.folder, args.to, args.aec, args.aet, args.timeout)
+        results = send_cstore(args.folder, args.to, args.aec, args.aet, args.timeout, tls)
     failed = [result for result in results if not result.ok]
     if args.json:
         print(json.dumps([vars(result) for result in results], indent=1))

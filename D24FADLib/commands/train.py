@@ -117,7 +117,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     from D24FADLib.inference.comparison import Evidence
     from D24FADLib.network.checkpoints import imagenet_teacher, save_bundle
     from D24FADLib.network.model import D24FADModel
-    from D24FADLib.training.bundle import EVIDENCE, metadata, write_companions, write_curve
+    from D24FADLib.training.bundle import how_compared, metadata, write_companions, write_curve
     from D24FADLib.training.trainer import train
 
     options, sizes, weights = chosen_options(args)
@@ -143,7 +143,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
             state,
             teacher_sha256=teacher_sha256,
             engine=Engine(args.accelerator, args.devices, args.nodes, args.workers),
-            evidence=Evidence(**EVIDENCE),
+            evidence=Evidence(**how_compared(args.recipe)["evidence"]),
             cache=cache,
             resume=args.resume,
             on_point=lambda point: reporter.note(_in_words(point)),

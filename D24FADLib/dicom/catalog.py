@@ -141,6 +141,12 @@ class Catalog:
     def studies(self) -> int:
         return len({entry.study_uid for entry in self.series})
 
+    def notes(self, most: int = 5) -> tuple[str, ...]:
+        """What could not be used, in sentences: the first few, and how many more."""
+        said = [f"not used: {problem}" for problem in self.problems[:most]]
+        left = sum(problem.files for problem in self.problems[most:])
+        return (*said, f"not used: {left} more files; `d24fad series` lists them") if left else tuple(said)
+
     def find(self, series_uid: str) -> SeriesEntry:
         """The entry of a series; raises InputError."""
         for entry in self.series:

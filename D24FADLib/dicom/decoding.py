@@ -25,7 +25,9 @@ from . import headers
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+COMMAND = [sys.executable, "-m", "D24FADLib.dicom.decoding"]
 _SECONDS = 20.0
+_ITK_SYNTAXES = {f"1.2.840.10008.1.2.{end}" for end in ("4.50", "4.51", "4.57", "4.70", "4.80", "4.90", "5")}
 _SECONDS_PER_MEGAPIXEL = 3.0
 
 
@@ -42,6 +44,41 @@ def stored_values(dataset: Dataset, number: int) -> NDArray[Any]:
         raw = apply_color_lut(raw, dataset)
         raw = (raw >> 8).astype(np.uint8) if raw.dtype == np.uint16 else raw
     return np.asarray(raw)
+
+
+def decodable(syntax: str) -> bool:
+    """Whether pydicom knows the transfer syntax and has a decoder for it here."""
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import UID
+
+    try:
+        return bool(get_decoder(UID(syntax)).is_available)
+    except NotImplementedError:
+        return False
+
+
+def itk_decodes(dataset: Dataset) -> bool:
+    """Whether SimpleITK's GDCM, which is always there, can stand in for a decoder that is not installed."""
+    return (
+        headers.text(dataset.file_meta, "TransferSyntaxUID") in _ITK_SYNTAXES
+        and headers.text(dataset, "PhotometricInterpretation") == "MONOCHROME2"
+        and (headers.whole(dataset, "NumberOfFrames") or 1) == 1
+        and not headers.items(dataset, "ModalityLUTSequence")
+    )
+
+
+def _values_by_itk(path: str, dataset: Dataset) -> NDArray[Any]:
+    """Stored values of a single image; ITK gives them rescaled, which is undone here."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(path)
+    rescaled = sitk.GetArrayFromImage(reader.Execute())[0]
+    slope = headers.number(dataset, "RescaleSlope") or 1.0
+    stored = np.rint((rescaled - (headers.number(dataset, "RescaleIntercept") or 0.0)) / slope)
+    signed = headers.whole(dataset, "PixelRepresentation") == 1
+    return stored.astype(np.int16 if signed else np.uint16)
 
 
 class ChildDecoder:
@@ -82,7 +119,7 @@ class ChildDecoder:
         root = str(Path(__file__).resolve().parents[2])
         paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         process = subprocess.Popen(
-            [sys.executable, "-m", "D24FADLib.dicom.decoding"],
+            COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -128,7 +165,10 @@ def main() -> int:
                 if opened is None or opened[0] != path:
                     with open(path, "rb") as stream:
                         opened = (path, headers.parse(stream))
-                values = np.ascontiguousarray(stored_values(opened[1], number))
+                syntax = headers.text(opened[1].file_meta, "TransferSyntaxUID")
+                known = decodable(syntax)
+                found = stored_values(opened[1], number) if known else _values_by_itk(path, opened[1])
+                values = np.ascontiguousarray(found)
             except (
                 BaseException
             ) as error:  # each decoder has its own; pylibjpeg-rle's panics are no Exception

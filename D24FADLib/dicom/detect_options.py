@@ -77,7 +77,8 @@ def read_inputs(args: argparse.Namespace, progress: Progress | None = None) -> D
         names[0], query_traits, list(zip(names[1:], support_traits, strict=True)), args.unsuitable_anyway
     )
     readings = [entry.read() for entry in entries]
-    notes = [f"series {e.uid}: {note}" for e, r in zip(entries, readings, strict=True) for note in r.notes]
+    notes = [*catalog.notes()]
+    notes += [f"series {e.uid}: {note}" for e, r in zip(entries, readings, strict=True) for note in r.notes]
     volumes = [Volume(r.volume.image, n, r.volume.info) for r, n in zip(readings, names, strict=True)]
     files = tuple(dict.fromkeys(frame.path for frame in readings[0].frames))
     return DicomInputs(volumes[0], tuple(volumes[1:]), files, tuple(notes))

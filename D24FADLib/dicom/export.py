@@ -153,6 +153,7 @@ def _add_page(
             references,
             detection.threshold,
             placement.spacing[0] / placement.spacing[1],
+            placement.orientation if placement.placed else (),
         )
     except ImportError:
         return ["matplotlib is not installed, so there is no overview page; install d24fad[report]"]

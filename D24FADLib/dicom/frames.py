@@ -7,7 +7,7 @@ values of its functional groups. Frames hold plain values, so that they go into 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from . import headers
@@ -85,9 +85,7 @@ class Frame:
 
     def to_plain(self) -> dict[str, Any]:
         """For JSON; without the path, which the index keeps itself."""
-        plain = asdict(self)
-        del plain["path"]
-        return plain
+        return {name: getattr(self, name) for name in _STORED}
 
     @classmethod
     def from_plain(cls, path: str, plain: dict[str, Any]) -> Frame:
@@ -97,7 +95,10 @@ class Frame:
         return cls(path=path, **kept)
 
 
-def frames_of(header: Dataset, path: str) -> list[Frame]:
+_STORED = tuple(field.name for field in fields(Frame) if field.name != "path")
+
+
+def frames_of(header: headers.Header, path: str) -> list[Frame]:
     """The frames of an image object; [] where it holds no image."""
     rows, columns = headers.whole(header, "Rows") or 0, headers.whole(header, "Columns") or 0
     if rows < 1 or columns < 1:
@@ -120,7 +121,7 @@ def frames_of(header: Dataset, path: str) -> list[Frame]:
     ]
 
 
-def _common(header: Dataset, path: str, rows: int, columns: int) -> dict[str, Any]:
+def _common(header: headers.Header, path: str, rows: int, columns: int) -> dict[str, Any]:
     return {
         "path": path,
         "sop_class_uid": sop_class(header),
@@ -133,18 +134,18 @@ def _common(header: Dataset, path: str, rows: int, columns: int) -> dict[str, An
     }
 
 
-def sop_class(header: Dataset) -> str:
+def sop_class(header: headers.Header) -> str:
     """SOPClassUID, from the file meta information where the object itself has none."""
     meta = getattr(header, "file_meta", None)
     return headers.uid(header, "SOPClassUID") or headers.uid(meta, "MediaStorageSOPClassUID") or ""
 
 
-def _keys(header: Dataset) -> dict[str, str]:
+def _keys(header: headers.Header) -> dict[str, str]:
     found = {key: headers.text(header, keyword) for key, keyword in _DISTINGUISHING}
     return {key: value for key, value in found.items() if value}
 
 
-def _single(header: Dataset, common: dict[str, Any]) -> Frame:
+def _single(header: headers.Header, common: dict[str, Any]) -> Frame:
     return Frame(
         number=0,
         position=_three(headers.numbers(header, "ImagePositionPatient")),
@@ -159,7 +160,7 @@ def _single(header: Dataset, common: dict[str, Any]) -> Frame:
 
 
 def _from_groups(
-    header: Dataset,
+    header: headers.Header,
     shared: Dataset | None,
     own: Dataset | None,
     number: int,
@@ -192,12 +193,12 @@ def _from_groups(
     )
 
 
-def _slope(dataset: Dataset) -> float:
+def _slope(dataset: headers.Header) -> float:
     slope = headers.number(dataset, "RescaleSlope")
     return slope if slope else 1.0  # zero, which some scanners write, would erase the image
 
 
-def _spacing(dataset: Dataset | None) -> tuple[float, float] | None:
+def _spacing(dataset: headers.Header | None) -> tuple[float, float] | None:
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         values = headers.numbers(dataset, keyword)
         if len(values) == 2 and min(values) > 0:

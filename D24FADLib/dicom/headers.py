@@ -14,10 +14,11 @@ import re
 import struct
 import warnings
 from collections.abc import Iterator, MutableSequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -30,6 +31,10 @@ _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _IMPLICIT = "1.2.840.10008.1.2"
 _EXPLICIT = "1.2.840.10008.1.2.1"
 _UNDEFINED = 0xFFFFFFFF
+_FIRST_BYTES = 1 << 16
+# Value representations (PS3.5 section 6.2) that are ASCII always, and where no character set says otherwise.
+_ASCII = ("UI", "CS", "DS", "IS", "DA", "TM")
+_ASCII_MOSTLY = ("LO", "SH", "PN")
 _TALKATIVE = {
     "pydicom",
     "highdicom",
@@ -39,6 +44,8 @@ _TALKATIVE = {
     "libjpeg",
     "pylibjpeg",
     "rle",
+    "retrying",
+    "urllib3",
 }
 
 
@@ -49,6 +56,26 @@ class Unreadable(Exception):
     """
 
     header: Dataset | None = None
+
+
+class Snapshot:
+    """A header that will not change, its elements by plain number: much faster to ask than pydicom's Dataset.
+
+    The functions of this module take it in place of one.
+    """
+
+    __slots__ = ("dataset", "elements", "file_meta")
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.elements: dict[int, Any] = {int(tag): element for tag, element in dataset.items()}
+        self.file_meta = getattr(dataset, "file_meta", None)
+
+    def __contains__(self, keyword: str) -> bool:
+        return int(_dictionary(keyword)[0]) in self.elements
+
+
+Header: TypeAlias = "Dataset | Snapshot"
 
 
 @contextmanager
@@ -82,10 +109,10 @@ def read_header(path: str | os.PathLike[str]) -> tuple[Dataset, bool]:
 
     header: Dataset | None = None
     try:
-        with open(path, "rb") as stream:
-            header = parse(stream, stop_before_pixels=True)
-            syntax = str(header.file_meta.get("TransferSyntaxUID", "") or "")
-            pixels = syntax == _DEFLATED or _check_pixel_element(stream, header, syntax)
+        with open(path, "rb", buffering=0) as file:
+            header, start = _parse_start(file)
+            syntax = text(header.file_meta, "TransferSyntaxUID")
+            pixels = syntax == _DEFLATED or _check_pixel_element(file, start, header, syntax)
     except InvalidDicomError as error:
         raise Unreadable("not a DICOM file") from error
     except Unreadable as error:
@@ -98,6 +125,27 @@ def read_header(path: str | os.PathLike[str]) -> tuple[Dataset, bool]:
     except Exception as error:  # bytes from outside: pydicom raises a dozen kinds on damaged ones
         raise Unreadable("damaged: its header cannot be parsed") from error
     return header, pixels
+
+
+def _parse_start(file: Any) -> tuple[Dataset, int]:
+    """The header of an open, unbuffered file, and where it ends.
+
+    Nearly always its first part is enough, and pydicom is faster in memory.
+    """
+    buffer = BytesIO(file.read(_FIRST_BYTES))
+    try:
+        header = parse(buffer, stop_before_pixels=True)
+        if buffer.tell() + 12 <= _FIRST_BYTES or os.fstat(file.fileno()).st_size <= _FIRST_BYTES:
+            return header, buffer.tell()
+    except Exception:  # it may only lack what follows
+        if len(buffer.getvalue()) < _FIRST_BYTES:
+            raise
+    stream = BufferedReader(file)
+    stream.seek(0)
+    header = parse(stream, stop_before_pixels=True)
+    start = stream.tell()
+    stream.detach()
+    return header, start
 
 
 def parse(stream: BinaryIO, stop_before_pixels: bool = False) -> Dataset:
@@ -132,11 +180,11 @@ def _starts_a_dataset(head: bytes) -> bool:
     return struct.unpack_from("<I", head, 4)[0] <= 128
 
 
-def _check_pixel_element(stream: Any, header: Dataset, syntax: str) -> bool:
-    """True where a pixel element starts here and is complete, False where there is none."""
-    start = stream.tell()
-    size = os.fstat(stream.fileno()).st_size
-    head = stream.read(12)
+def _check_pixel_element(file: Any, start: int, header: Dataset, syntax: str) -> bool:
+    """True where a pixel element starts there and is complete, False where there is none."""
+    size = os.fstat(file.fileno()).st_size
+    file.seek(start)
+    head = file.read(12)
     if not head:
         return False
     order = ">" if syntax == _BIG_ENDIAN else "<"
@@ -150,7 +198,7 @@ def _check_pixel_element(stream: Any, header: Dataset, syntax: str) -> bool:
         raise Unreadable("cut off before its end")
     length = struct.unpack_from(order + "I", head, 8 if explicit else 4)[0]
     if length == _UNDEFINED:
-        _check_fragments(stream, start + 12, size)
+        _check_fragments(file, start + 12, size)
         return True
     if start + (12 if explicit else 8) + length > size:
         raise Unreadable("cut off before its end: pixel data are missing")
@@ -159,12 +207,12 @@ def _check_pixel_element(stream: Any, header: Dataset, syntax: str) -> bool:
     return True
 
 
-def _check_fragments(stream: Any, start: int, size: int) -> None:
+def _check_fragments(file: Any, start: int, size: int) -> None:
     """Encapsulated pixel data (PS3.5 A.4): items up to a sequence delimiter, all inside the file."""
     at = start
     while True:
-        stream.seek(at)
-        item = stream.read(8)
+        file.seek(at)
+        item = file.read(8)
         if len(item) < 8:
             raise Unreadable("cut off before its end: pixel data are missing")
         group, element, length = struct.unpack("<HHI", item)
@@ -182,7 +230,7 @@ def is_compressed(syntax: str) -> bool:
     return syntax not in ("", _IMPLICIT, _EXPLICIT, _BIG_ENDIAN, _DEFLATED)
 
 
-def expected_pixel_bytes(header: Dataset) -> int:
+def expected_pixel_bytes(header: Header) -> int:
     """How many bytes native pixel data must have (PS3.3 C.7.6.3)."""
     counts = [whole(header, keyword) or 0 for keyword in ("Rows", "Columns", "BitsAllocated")]
     frames = max(1, whole(header, "NumberOfFrames") or 1)
@@ -194,48 +242,63 @@ def expected_pixel_bytes(header: Dataset) -> int:
 
 
 @cache
-def _dictionary(keyword: str) -> tuple[Any, str]:
-    """The tag of a keyword, and its value representation where it is one of plain ASCII, else ""."""
+def _dictionary(keyword: str) -> tuple[Any, str, int]:
+    """The tag of a keyword, its value representation where `_plain` reads it, else "", and its number."""
     from pydicom.datadict import dictionary_VR, tag_for_keyword
     from pydicom.tag import Tag
 
     tag = Tag(tag_for_keyword(keyword) or keyword)
     vr = dictionary_VR(tag)
-    return tag, vr if vr in ("UI", "CS", "DS", "IS", "DA", "TM") else ""
+    return tag, vr if vr in _ASCII or vr in _ASCII_MOSTLY or vr == "US" else "", int(tag)
 
 
-def _ascii(dataset: Dataset, keyword: str) -> str | None:
-    """The value of a plain ASCII element straight from its bytes; None where pydicom has to parse it.
+def _element(dataset: Header, keyword: str) -> Any:
+    """The element as it was read, None where absent; raises as pydicom, which parses some on the way."""
+    tag, _, number = _dictionary(keyword)
+    if isinstance(dataset, Snapshot):
+        return dataset.elements.get(number)
+    return dataset.get_item(tag) if tag in dataset else None
+
+
+def _plain(dataset: Header, keyword: str) -> str | None:
+    """An element's value as text straight from its bytes; None where pydicom has to parse it.
 
     pydicom's own conversion of a header takes several times as long as reading it.
     """
-    tag, vr = _dictionary(keyword)
+    vr = _dictionary(keyword)[1]
     if not vr:
         return None
     try:
-        element = dataset.get_item(tag) if tag in dataset else None
-    except Exception:  # pydicom parses some elements on the way; a broken one counts as absent
+        element = _element(dataset, keyword)
+    except Exception:  # a broken one counts as absent
         return ""
     if element is None:
         return ""
     value = getattr(element, "value", None)
     if not isinstance(value, bytes) or getattr(element, "VR", None) not in (None, vr):
         return None
+    if vr == "US":
+        if len(value) != 2:
+            return None
+        return str(int.from_bytes(value, "little" if element.is_little_endian else "big"))
+    if vr in _ASCII_MOSTLY and not (value.isascii() and b"\x1b" not in value):
+        return None  # a character set is needed
     return value.decode("ascii", "replace").rstrip("\0 ")
 
 
-def raw(dataset: Dataset, keyword: str) -> bytes | str | None:
+def raw(dataset: Header, keyword: str) -> bytes | str | None:
     """An element's value as it was read, to tell whether two files hold the same; None where absent."""
-    tag = _dictionary(keyword)[0]
     try:
-        value = getattr(dataset.get_item(tag), "value", None) if tag in dataset else None
-    except Exception:  # pydicom parses some elements on the way
+        value = getattr(_element(dataset, keyword), "value", None)
+    except Exception:
         return "?"
     return value if value is None or isinstance(value, bytes) else str(value)
 
 
-def get(dataset: Dataset | None, keyword: str) -> Any:
+def get(dataset: Header | None, keyword: str) -> Any:
     """The value of an attribute; None where absent, empty or not to be parsed."""
+    if isinstance(dataset, Snapshot):
+        dataset = dataset.dataset if keyword in dataset else None
     if dataset is None or _dictionary(keyword)[0] not in dataset:
         return None
     try:
@@ -245,11 +308,11 @@ def get(dataset: Dataset | None, keyword: str) -> Any:
         return None
 
 
-def text(dataset: Dataset | None, keyword: str) -> str:
+def text(dataset: Header | None, keyword: str) -> str:
     """An attribute as text without control characters, "" where there is none."""
     if dataset is None:
         return ""
-    shown = _ascii(dataset, keyword)
+    shown = _plain(dataset, keyword)
     if shown is None:
         value = get(dataset, keyword)
         if value is None:
@@ -262,11 +325,11 @@ def text(dataset: Dataset | None, keyword: str) -> str:
     return shown.strip() if shown.isprintable() else "".join(c for c in shown if c.isprintable()).strip()
 
 
-def numbers(dataset: Dataset | None, keyword: str) -> tuple[float, ...]:
+def numbers(dataset: Header | None, keyword: str) -> tuple[float, ...]:
     """An attribute as finite numbers; () where absent or where any value is none."""
     if dataset is None:
         return ()
-    parts: Any = _ascii(dataset, keyword)
+    parts: Any = _plain(dataset, keyword)
     if parts is None:
         value = get(dataset, keyword)
         if value is None:
@@ -283,23 +346,23 @@ def numbers(dataset: Dataset | None, keyword: str) -> tuple[float, ...]:
     return found if all(math.isfinite(item) for item in found) else ()
 
 
-def number(dataset: Dataset | None, keyword: str) -> float | None:
+def number(dataset: Header | None, keyword: str) -> float | None:
     """The first value of an attribute as a finite number, or None."""
     found = numbers(dataset, keyword)
     return found[0] if found else None
 
 
-def whole(dataset: Dataset | None, keyword: str) -> int | None:
+def whole(dataset: Header | None, keyword: str) -> int | None:
     """The first value of an attribute as a whole number, or None."""
     found = number(dataset, keyword)
     return int(found) if found is not None else None
 
 
-def uid(dataset: Dataset | None, keyword: str) -> str | None:
+def uid(dataset: Header | None, keyword: str) -> str | None:
     """A UID; "" where absent or empty, None where the value is no UID (a path, a name, too long)."""
     if dataset is None:
         return ""
-    shown = _ascii(dataset, keyword)
+    shown = _plain(dataset, keyword)
     if shown is None:
         value = get(dataset, keyword)
         if value is None:
@@ -313,7 +376,7 @@ def is_uid(value: str) -> bool:
     return len(value) <= 64 and bool(_UID.match(value))
 
 
-def items(dataset: Dataset | None, keyword: str) -> list[Dataset]:
+def items(dataset: Header | None, keyword: str) -> list[Dataset]:
     """The items of a sequence, [] where it is absent or none."""
     from pydicom.dataset import Dataset as PydicomDataset
 
@@ -326,7 +389,7 @@ def items(dataset: Dataset | None, keyword: str) -> list[Dataset]:
         return []
 
 
-def first_item(dataset: Dataset | None, keyword: str) -> Dataset | None:
+def first_item(dataset: Header | None, keyword: str) -> Dataset | None:
     """The first item of a sequence, or None."""
     found = items(dataset, keyword)
     return found[0] if found else None
@@ -340,3 +403,17 @@ def files_under(folder: Path) -> Iterator[Path]:
             path = Path(parent, name)
             if path.is_file():
                 yield path
+
+
+def states_under(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """The same with size and time of change (ns): (path, (size, time)), in no particular order."""
+    waiting = [os.fspath(folder.absolute())]
+    while waiting:
+        with suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    elif entry.is_file():
+                        state = entry.stat()
+                        yield entry.path, (state.st_size, state.st_mtime_ns)

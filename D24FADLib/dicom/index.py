@@ -14,6 +14,7 @@ import secrets
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,22 @@ from . import headers
 from .catalog import Catalog, Problem, SeriesEntry, collapse
 from .frames import Frame
 from .privacy import shown_path
-from .scan import Progress, Record, scan
+from .records import Row
+from .scan import Progress, scan
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _APPLICATION = 0x44324641  # marks the SQLite file as ours (PRAGMA application_id)
 _SCHEMA = f"""
 PRAGMA application_id = {_APPLICATION};
 CREATE TABLE about (version INTEGER, salt BLOB);
+CREATE TABLE shared (number INTEGER PRIMARY KEY, content TEXT UNIQUE);
 CREATE TABLE files (
   path BLOB PRIMARY KEY, size INTEGER, changed INTEGER,
-  problem TEXT, study TEXT, series TEXT, sop TEXT, patient TEXT, record TEXT
+  problem TEXT, study TEXT, series TEXT, patient TEXT, shared INTEGER, own TEXT
 );
-CREATE INDEX by_series ON files (series);
 """
+_BATCH = 500
+_Member = tuple[str, dict[str, Any], list[dict[str, Any]]]  # path, what its series shares, its frames
 
 
 def default_index(source: Path) -> Path:
@@ -56,7 +60,7 @@ def index_folder(
     Cancelled and keeps what was read. `index=":memory:"` leaves nothing on disk.
     """
     root = _root(Path(folder))
-    return index_files(headers.files_under(root), root, index, progress, workers)
+    return _index(headers.states_under(root), root, index, progress, workers)
 
 
 def index_files(
@@ -67,6 +71,21 @@ def index_files(
     workers: int | None = None,
 ) -> Catalog:
     """The same for a list of files; `root` names the list and its index."""
+    found: dict[str, tuple[int, int]] = {}
+    for file in files:
+        with suppress(OSError):
+            state = file.stat()
+            found[str(file.absolute())] = (state.st_size, state.st_mtime_ns)
+    return _index(found.items(), root, index, progress, workers)
+
+
+def _index(
+    files: Iterable[tuple[str, tuple[int, int]]],
+    root: Path,
+    index: str | os.PathLike[str] | None,
+    progress: Progress | None,
+    workers: int | None,
+) -> Catalog:
     where = str(index) if index is not None else str(default_index(root))
     base = root if root.is_dir() else root.parent
     listed = list(files)
@@ -114,7 +133,7 @@ def _opened(where: str) -> sqlite3.Connection:
             database.execute("PRAGMA synchronous=OFF")
         about = _about(database)
         if about is None or about[0] != _SCHEMA_VERSION:
-            for table in ("about", "files"):
+            for table in ("about", "files", "shared"):
                 database.execute(f"DROP TABLE IF EXISTS {table}")
             database.executescript(_SCHEMA)
             database.execute("INSERT INTO about VALUES (?, ?)", (_SCHEMA_VERSION, secrets.token_bytes(32)))
@@ -148,73 +167,86 @@ def _about(database: sqlite3.Connection) -> tuple[int, bytes] | None:
 
 
 def _update(
-    database: sqlite3.Connection, files: Iterable[Path], progress: Progress | None, workers: int | None
+    database: sqlite3.Connection,
+    files: Iterable[tuple[str, tuple[int, int]]],
+    progress: Progress | None,
+    workers: int | None,
 ) -> tuple[int, int]:
     """Read what is new or changed, forget what is gone; how many files were read and are known."""
     known = {
         os.fsdecode(row[0]): (row[1], row[2])
         for row in database.execute("SELECT path, size, changed FROM files")
     }
-    present: dict[str, tuple[int, int]] = {}
-    for file in files:
-        with suppress(OSError):
-            state = file.stat()
-            present[str(file.absolute())] = (state.st_size, state.st_mtime_ns)
+    present = dict(files)
     new = [path for path, state in present.items() if known.get(path) != state]
     database.executemany(
         "DELETE FROM files WHERE path = ?", [(os.fsencode(path),) for path in known if path not in present]
     )
     about = _about(database)
     assert about is not None
-    for done, (path, record) in enumerate(scan(new, about[1], workers), start=1):
-        _store(database, path, present[path], record)
+    store = _Store(database)
+    for done, (path, row) in enumerate(scan(new, about[1], workers), start=1):
+        store.put(path, present[path], row)
         if (
             progress is not None
             and (done % 50 == 0 or done == len(new))
             and progress(done, len(new)) is False
         ):
-            database.commit()
+            store.finish()
             raise Cancelled("Indexing was stopped.")
-    database.commit()
+    store.finish()
     return len(new), len(present)
 
 
-def _store(database: sqlite3.Connection, path: str, state: tuple[int, int], record: Record) -> None:
-    row = (
-        os.fsencode(path),
-        *state,
-        record.get("problem"),
-        record.get("study"),
-        record.get("series"),
-        record.get("sop"),
-        record.get("patient"),
-        json.dumps(
-            {
-                key: record[key]
-                for key in ("frames", "traits", "content", "dicomdir", "words")
-                if key in record
-            }
-        ),
-    )
-    database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+class _Store:
+    """Writes rows in batches; what many files share is kept once."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        self._numbers: dict[str, int] = {
+            content: number for number, content in database.execute("SELECT number, content FROM shared")
+        }
+        self._free = count(1 + max(self._numbers.values(), default=0))
+        self._rows: list[tuple[Any, ...]] = []
+
+    def put(self, path: str, state: tuple[int, int], row: Row) -> None:
+        number = self._numbers.get(row.shared)
+        if number is None:
+            number = self._numbers[row.shared] = next(self._free)
+            self._database.execute("INSERT INTO shared VALUES (?, ?)", (number, row.shared))
+        self._rows.append((os.fsencode(path), *state, *row[:4], number, row.own))
+        if len(self._rows) >= _BATCH:
+            self._write()
+
+    def _write(self) -> None:
+        statement = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        self._database.executemany(statement, self._rows)
+        self._rows.clear()
+
+    def finish(self) -> None:
+        self._write()
+        self._database.execute("DELETE FROM shared WHERE number NOT IN (SELECT shared FROM files)")
+        self._database.commit()
 
 
 def _catalog(database: sqlite3.Connection, root: Path, read: int, known: int) -> Catalog:
     base = str(root.absolute())
     problems: list[tuple[str, str]] = []
-    groups: dict[tuple[str, str, str], list[tuple[str, Any]]] = {}
-    query = "SELECT path, problem, study, series, sop, patient, record FROM files ORDER BY path"
+    groups: dict[tuple[str, str, str], list[_Member]] = {}
+    shared = {n: json.loads(text) for n, text in database.execute("SELECT number, content FROM shared")}
+    query = "SELECT path, problem, study, series, patient, shared, own FROM files ORDER BY path"
     words: set[str] = set()
-    for stored_path, problem, study, series, _sop, patient, stored in database.execute(query):
-        path, record = os.fsdecode(stored_path), json.loads(stored)
-        words.update(record.get("words", ()))
+    for about_file in shared.values():
+        words.update(about_file.get("words", ()))
+    for stored_path, problem, study, series, patient, number, own in database.execute(query):
+        path, common = os.fsdecode(stored_path), shared[number]
         if problem is not None:
             problems.append((path, problem))
-        elif "dicomdir" in record:
-            problems.extend(_absent(Path(path), record["dicomdir"]))
+        elif "dicomdir" in common:
+            problems.extend(_absent(Path(path), json.loads(own)))
         else:
             # A series cannot span studies or patients; one that seems to is two with the same UID.
-            groups.setdefault((patient, study, series), []).append((path, record))
+            groups.setdefault((patient, study, series), []).append((path, common, json.loads(own)))
     patients: dict[str, int] = {}
     entries = [
         _entry(key, members, patients.setdefault(key[0], len(patients) + 1))
@@ -234,11 +266,10 @@ def _absent(dicomdir: Path, listed: list[list[str]]) -> list[tuple[str, str]]:
     return [(str(dicomdir), f"lists {gone} files that are not there")] if gone else []
 
 
-def _entry(key: tuple[str, str, str], members: list[tuple[str, Any]], patient: int) -> SeriesEntry:
+def _entry(key: tuple[str, str, str], members: list[_Member], patient: int) -> SeriesEntry:
     _, study, series = key
-    first = next((record for _, record in members if record["frames"]), members[0][1])
-    traits = first["traits"]
-    frames = [Frame.from_plain(path, plain) for path, record in members for plain in record["frames"]]
+    first = next((common for _, common, own in members if own), members[0][1])
+    frames = [Frame.from_plain(path, plain) for path, _, own in members for plain in own]
     local = not series
     if local:  # a number of its own, always the same for the same images, so that it can be asked for
         images = "\0".join(sorted(frame.sop_instance_uid or frame.path for frame in frames))
@@ -249,15 +280,15 @@ def _entry(key: tuple[str, str, str], members: list[tuple[str, Any]], patient: i
         uid=series,
         study_uid=study,
         patient=patient,
-        modality=traits["modality"],
-        body_part=traits["body_part"],
-        description=traits["description"],
-        date=traits["date"],
-        number=traits["number"],
-        syntax=traits["syntax"],
-        tags=traits["tags"],
+        modality=first["modality"],
+        body_part=first["body_part"],
+        description=first["description"],
+        date=first["date"],
+        number=first["number"],
+        syntax=first["syntax"],
+        tags=first["tags"],
         content="" if frames else first["content"],
-        files=tuple(path for path, _ in members),
+        files=tuple(path for path, _, _ in members),
         frames=tuple(frames),
         local=local,
     )

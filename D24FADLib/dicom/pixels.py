@@ -1,7 +1,8 @@
 """Decoding the pixels of frames, whatever their transfer syntax, and rescaling them (PS3.3 C.11.1).
 
-Compressed syntaxes need plugins of pydicom: pylibjpeg with pylibjpeg-libjpeg (JPEG, JPEG-LS),
-pylibjpeg-openjpeg (JPEG 2000) and pylibjpeg-rle, all in the extra `dicom`.
+Compressed syntaxes are decoded by plugins of pydicom: pylibjpeg with pylibjpeg-libjpeg (JPEG, JPEG-LS),
+pylibjpeg-openjpeg (JPEG 2000) and pylibjpeg-rle, all in the extra `dicom`. Where one is not installed,
+SimpleITK's GDCM stands in for single grey images.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from . import headers
-from .decoding import ChildDecoder, Undecodable, stored_values
+from .decoding import ChildDecoder, Undecodable, decodable, itk_decodes, stored_values
 from .frames import Frame
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _raw_plane(dataset: Dataset, frame: Frame, child: ChildDecoder) -> NDArray[A
     syntax = headers.text(getattr(dataset, "file_meta", None), "TransferSyntaxUID")
     try:
         if headers.is_compressed(syntax):
-            if not _decodable(syntax):
+            if not decodable(syntax) and not itk_decodes(dataset):
                 raise Undecodable("")
             return child.stored_values(frame.path, frame.number, frame.rows * frame.columns)
         return stored_values(dataset, frame.number)
@@ -113,17 +114,6 @@ def _raw_plane(dataset: Dataset, frame: Frame, child: ChildDecoder) -> NDArray[A
     except Exception as error:  # pydicom raises a dozen kinds on damaged files
         why = f" ({error})" if isinstance(error, Undecodable) and str(error) else ""
         raise InputError(_why_not(syntax, _label(frame)) + why) from error
-
-
-def _decodable(syntax: str) -> bool:
-    """Whether pydicom knows the transfer syntax and has a decoder for it."""
-    from pydicom.pixels import get_decoder
-    from pydicom.uid import UID
-
-    try:
-        return bool(get_decoder(UID(syntax)).is_available)
-    except NotImplementedError:
-        return False
 
 
 def _why_not(syntax: str, label: str) -> str:

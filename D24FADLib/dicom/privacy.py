@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from . import headers
 
 if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
+    pass
 
 IDENTIFYING = (
     "PatientName",
@@ -34,7 +34,7 @@ def words_in(text: str) -> set[str]:
     return {word for word in _SEPARATORS.split(text.lower()) if len(word) >= _SHORTEST}
 
 
-def identity_words(header: Dataset) -> set[str]:
+def identity_words(header: headers.Header) -> set[str]:
     """Words that name the patient, the request or the referring physician. Call within `quiet`."""
     words: set[str] = set()
     for keyword in IDENTIFYING:

@@ -7,16 +7,14 @@ studies, and says nothing outside that index.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from . import headers
-from .frames import NOT_IMAGES, SECONDARY_CAPTURE, frames_of, sop_class
+from .frames import NOT_IMAGES, frames_of, sop_class
 from .privacy import IDENTIFYING, identity_words, keys_of, withhold
 from .technical import TECHNICAL, technical_tags
-
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
 
 _SHARED_KEYWORDS = (
     "SpecificCharacterSet",
@@ -29,78 +27,87 @@ _SHARED_KEYWORDS = (
     *IDENTIFYING,
     *TECHNICAL,
 )
-_MEMORY: dict[tuple[Any, ...], dict[str, Any]] = {}
+_MEMORY: dict[tuple[Any, ...], tuple[str, str]] = {}
 _MOST_REMEMBERED = 256
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 
 
-def record_of(path: str, salt: bytes) -> dict[str, Any]:
-    """The index's record of a file: {"problem": text} or the fields of `_describe`. Call within `quiet`."""
-    header: Dataset | None = None
+class Row(NamedTuple):
+    """The index's record of a file; `problem` says why it is none. `shared` (what the files of a series have
+    in common) and `own` (the file's frames, or what a DICOMDIR lists) are JSON."""
+
+    problem: str | None
+    study: str | None = None
+    series: str | None = None
+    patient: str | None = None
+    shared: str = "{}"
+    own: str = "[]"
+
+
+def row_of(path: str, salt: bytes) -> Row:
+    """The record of a file. Call within `headers.quiet`."""
+    header: headers.Header | None = None
     try:
-        header, pixels = headers.read_header(path)
+        dataset, pixels = headers.read_header(path)
+        header = headers.Snapshot(dataset)
         return _describe(header, pixels, path, salt)
     except headers.Unreadable as error:
         known = header if header is not None else error.header
         words = keys_of(identity_words(known), salt) if known is not None else []
-        return {"problem": str(error), "words": words}
+        return Row(str(error), shared=json.dumps({"words": words}))
 
 
-def _describe(header: Dataset, pixels: bool, path: str, salt: bytes) -> dict[str, Any]:
+def _describe(header: headers.Snapshot, pixels: bool, path: str, salt: bytes) -> Row:
     kind = sop_class(header)
     if kind == _DICOMDIR_CLASS:
-        return {"dicomdir": listed_files(header)}
-    found: dict[str, Any] = {}
-    for name, keyword in (
-        ("study", "StudyInstanceUID"),
-        ("series", "SeriesInstanceUID"),
-        ("sop", "SOPInstanceUID"),
-    ):
+        return Row(None, shared=json.dumps({"dicomdir": True}), own=json.dumps(listed_files(header)))
+    uids = []
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
         value = headers.uid(header, keyword)
         if value is None:
             raise headers.Unreadable(f"its {keyword} is not a UID")
-        found[name] = value
-    found.update(_shared(header, kind, salt, found["study"]))
+        uids.append(value)
+    study, series, _ = uids
     frames = frames_of(header, path)
-    found["content"] = _content(kind, bool(frames), pixels)
-    if found["content"] == "no pixel data":
+    content = _content(kind, bool(frames), pixels)
+    if content == "no pixel data":
         raise headers.Unreadable("an image without pixel data")
-    if found["content"] == "no image" and (_image_class(kind) or not (found["study"] or found["series"])):
+    if content == "no image" and (_image_class(kind) or not (study or series)):
         raise headers.Unreadable("holds no image: cut off before its end, or without rows and columns")
-    found["frames"] = [frame.to_plain() for frame in frames] if not found["content"] else []
-    return found
+    patient, shared = _shared(header, kind, content, salt, study)
+    own = [frame.to_plain() for frame in frames] if not content else []
+    return Row(None, study, series, patient, shared, json.dumps(own))
 
 
-def _shared(header: Dataset, kind: str, salt: bytes, study: str) -> dict[str, Any]:
-    """What the files of a series have in common; worked out once for all that hold the same bytes."""
+def _shared(header: headers.Snapshot, kind: str, content: str, salt: bytes, study: str) -> tuple[str, str]:
+    """The patient's key, and what the files of a series have in common as JSON; worked out once for all that
+    hold the same bytes."""
     key = _fingerprint(header)
-    whole = (salt, kind, study, headers.text(header.file_meta, "TransferSyntaxUID"), key)
+    whole = (salt, kind, content, study, headers.text(header.file_meta, "TransferSyntaxUID"), key)
     if key is not None and whole in _MEMORY:
         return _MEMORY[whole]
     identity = identity_words(header)
     tags = technical_tags(header)
     shared = {
         "words": keys_of(identity, salt),
-        "patient": _patient_key(header, salt, study),
-        "traits": {
-            "modality": headers.text(header, "Modality"),
-            "body_part": withhold(headers.text(header, "BodyPartExamined"), identity),
-            "description": withhold(headers.text(header, "SeriesDescription"), identity),
-            "date": headers.text(header, "StudyDate")[:8],
-            "number": headers.whole(header, "SeriesNumber") or 0,
-            "syntax": headers.text(header.file_meta, "TransferSyntaxUID"),
-            "capture": kind == SECONDARY_CAPTURE,
-            "tags": {k: withhold(v, identity) if isinstance(v, str) else v for k, v in tags.items()},
-        },
+        "content": content,
+        "modality": headers.text(header, "Modality"),
+        "body_part": withhold(headers.text(header, "BodyPartExamined"), identity),
+        "description": withhold(headers.text(header, "SeriesDescription"), identity),
+        "date": headers.text(header, "StudyDate")[:8],
+        "number": headers.whole(header, "SeriesNumber") or 0,
+        "syntax": headers.text(header.file_meta, "TransferSyntaxUID"),
+        "tags": {k: withhold(v, identity) if isinstance(v, str) else v for k, v in tags.items()},
     }
+    found = _patient_key(header, salt, study), json.dumps(shared)
     if key is not None:
         if len(_MEMORY) >= _MOST_REMEMBERED:
             _MEMORY.clear()
-        _MEMORY[whole] = shared
-    return shared
+        _MEMORY[whole] = found
+    return found
 
 
-def _fingerprint(header: Dataset) -> tuple[Any, ...] | None:
+def _fingerprint(header: headers.Snapshot) -> tuple[Any, ...] | None:
     """The raw bytes of everything that `_shared` reads; None where they are not all at hand."""
     if "SharedFunctionalGroupsSequence" in header or "ContrastBolusAgentSequence" in header:
         return None
@@ -123,7 +130,7 @@ def _image_class(kind: str) -> bool:
     return "Image Storage" in UID(kind).name
 
 
-def listed_files(header: Dataset) -> list[list[str]]:
+def listed_files(header: headers.Snapshot) -> list[list[str]]:
     """The path parts that a DICOMDIR (PS3.10 section 8) lists, but none that leads elsewhere."""
     found = []
     for item in headers.items(header, "DirectoryRecordSequence"):
@@ -136,7 +143,7 @@ def listed_files(header: Dataset) -> list[list[str]]:
     return found
 
 
-def _patient_key(header: Dataset, salt: bytes, study: str) -> str:
+def _patient_key(header: headers.Snapshot, salt: bytes, study: str) -> str:
     own = [headers.text(header, keyword) for keyword in ("PatientID", "IssuerOfPatientID")]
     who = "\0".join(own) if own[0] else "\0".join((headers.text(header, "PatientName"), study))
     return hashlib.blake2b(who.encode("utf-8", "replace"), key=salt, digest_size=12).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,35 @@ _FAILURES = {
     0x0122: "the archive does not support its kind",
     0x0124: "the archive does not permit it",
 }
+
+
+@dataclass(frozen=True)
+class Tls:
+    """How a connection is encrypted: `authorities` is a file of certificates to trust instead of the
+    system's, `certificate` and `key` are one's own, where the archive asks for them. All in PEM."""
+
+    authorities: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """TLS 1.2 or later with the archive's name checked; raises InputError for files that do not serve."""
+        try:
+            made = ssl.create_default_context(cafile=self.authorities)
+            made.minimum_version = ssl.TLSVersion.TLSv1_2
+            if self.certificate is not None:
+                made.load_cert_chain(self.certificate, self.key, password=_no_passphrase)
+        except (OSError, ValueError) as error:  # SSLError is an OSError
+            names = [path.name for path in (self.authorities, self.certificate, self.key) if path is not None]
+            raise InputError(
+                f"{', '.join(names)}: cannot be used as certificates and key. Give PEM files without a "
+                "passphrase."
+            ) from error
+        return made
+
+
+def _no_passphrase() -> str:
+    raise ValueError("a passphrase is asked for")
 
 
 @dataclass(frozen=True)
@@ -109,16 +139,19 @@ def send_cstore(
     called: str = "ANY-SCP",
     calling: str = "D24FAD",
     timeout: float = 30.0,
+    tls: Tls | None = None,
     progress: Progress | None = None,
 ) -> list[Sent]:
     """C-STORE every DICOM file below `folder` and return each one's fate; raises InputError.
 
-    `called` is the archive's AE title and `calling` one's own.
+    `called` is the archive's AE title and `calling` one's own. With `tls` the connection is encrypted
+    (PS3.15 B.9) and the archive must hold a trusted certificate of its name.
     """
     from pynetdicom import AE
 
     host, port = parse_address(to)
     called, calling = _title(called, "archive's"), _title(calling, "own")
+    encryption = (tls.context(), host) if tls is not None else None
     items, results = collect(folder)
     done = 0
     with headers.quiet():
@@ -128,11 +161,11 @@ def send_cstore(
             entity.connection_timeout = timeout
             for kind, syntax in sorted({(item.sop_class_uid, item.syntax) for item in batch}):
                 entity.add_requested_context(kind, syntax)
-            association = entity.associate(host, port, ae_title=called)
+            association = entity.associate(host, port, ae_title=called, tls_args=encryption)
             if not association.is_established:
                 rejected = association.is_rejected
                 entity.shutdown()
-                raise InputError(_no_association(to, called, calling, rejected))
+                raise InputError(_no_association(to, called, calling, rejected, tls is not None))
             try:
                 for item in batch:
                     results.append(_store(association, item))
@@ -146,14 +179,19 @@ def send_cstore(
     return results
 
 
-def _no_association(to: str, called: str, calling: str, rejected: bool) -> str:
+def _no_association(to: str, called: str, calling: str, rejected: bool, encrypted: bool) -> str:
     if rejected:
         return (
             f"{to}: the archive refused the association. Check its AE title ({called}), and that it knows "
             "this "
             f"computer as {calling}."
         )
-    return f"{to}: no answer from a DICOM archive there. Check host, port and firewall."
+    if encrypted:
+        return (
+            f"{to}: no encrypted association. Check host, port and firewall, that the archive takes TLS "
+            "there, and that its certificate is trusted (--ca) and bears its name."
+        )
+    return f"{to}: no answer from a DICOM archive there. Check host, port and firewall; it may ask for TLS."
 
 
 def _batches(items: Sequence[_Item]) -> Iterable[list[_Item]]:
@@ -171,16 +209,19 @@ def _batches(items: Sequence[_Item]) -> Iterable[list[_Item]]:
         yield batch
 
 
-def _store(association: Any, item: _Item) -> Sent:
-    import pydicom
+def _opened(item: _Item) -> Dataset:
+    with item.path.open("rb") as stream:
+        return headers.parse(stream)
 
+
+def _store(association: Any, item: _Item) -> Sent:
     def sent(ok: bool, answer: str) -> Sent:
         return Sent(item.label, item.sop_instance_uid, ok, answer)
 
     if not association.is_established:
         return sent(False, "not sent: the archive ended the association")
     try:
-        status = association.send_c_store(pydicom.dcmread(item.path))
+        status = association.send_c_store(_opened(item))
     except ValueError:
         return sent(False, "the archive does not accept its kind or transfer syntax")
     except Exception as error:  # a damaged file or a broken connection; the text could quote values
@@ -202,16 +243,27 @@ def send_stow(
     user: str | None = None,
     password: str | None = None,
     token: str | None = None,
+    tls: Tls | None = None,
     progress: Progress | None = None,
 ) -> list[Sent]:
-    """STOW-RS every DICOM file below `folder` to a DICOMweb service root, one request a file."""
+    """STOW-RS every DICOM file below `folder` to a DICOMweb service root, one request a file.
+
+    User and password, or a bearer token, go over https only, or to this computer. Certificates are always
+    checked; `tls` names other authorities or one's own certificate. Raises InputError.
+    """
     from dicomweb_client.api import DICOMwebClient
     from dicomweb_client.session_utils import create_session, create_session_from_user_pass
 
-    shown = _checked_url(url)
+    shown = _checked_url(url, user is not None or token is not None)
     session = create_session_from_user_pass(user, password or "") if user is not None else create_session()
     if token is not None:
         session.headers["Authorization"] = f"Bearer {token}"
+    if tls is not None:
+        tls.context()  # says what is wrong with the files
+        if tls.authorities is not None:
+            session.mount("https://", _trusting(tls.authorities))
+        if tls.certificate is not None:
+            session.cert = (str(tls.certificate), str(tls.key)) if tls.key else str(tls.certificate)
     items, results = collect(folder)
     with headers.quiet():
         client = DICOMwebClient(url=url.rstrip("/"), session=session)
@@ -223,25 +275,44 @@ def send_stow(
     return results
 
 
-def _checked_url(url: str) -> str:
+def _trusting(authorities: Path) -> Any:
+    """requests' adapter with these certificates; `session.verify` gives way to the environment's."""
+    from requests.adapters import HTTPAdapter
+
+    class Adapter(HTTPAdapter):
+        def send(self, request: Any, **options: Any) -> Any:  # type: ignore[override]
+            return super().send(request, **{**options, "verify": str(authorities)})
+
+    return Adapter()
+
+
+def _checked_url(url: str, secret: bool) -> str:
     """The URL without credentials, for messages; raises InputError."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError("The DICOMweb address must begin with http:// or https:// and name a host.")
     if parts.username or parts.password:
         raise InputError("Give user and password by --auth-file, not in the DICOMweb address.")
+    if secret and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise InputError(
+            f"{parts.hostname}: password or token would cross the network unencrypted. Use https."
+        )
     return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
 def _stow(client: Any, item: _Item, shown: str) -> Sent:
-    import pydicom
     import requests
 
     def sent(ok: bool, answer: str) -> Sent:
         return Sent(item.label, item.sop_instance_uid, ok, answer)
 
     try:
-        answer: Dataset = client.store_instances([pydicom.dcmread(item.path)])
+        answer: Dataset = client.store_instances([_opened(item)])
+    except requests.exceptions.SSLError as error:
+        raise InputError(
+            f"{shown}: no encrypted connection. Check that the service's certificate is trusted (--ca) and "
+            "bears its name."
+        ) from error
     except requests.exceptions.ConnectionError as error:
         raise InputError(f"{shown}: no DICOMweb service answers there. Check address and network.") from error
     except requests.exceptions.HTTPError as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from . import headers
 
 if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
+    pass
 
 # Numbers and texts that are kept by keyword in VolumeInfo.tags; none of them identifies a patient.
 _NUMBERS = (
@@ -46,7 +46,7 @@ _GROUPED = (
 )
 
 
-def technical_tags(header: Dataset) -> dict[str, Any]:
+def technical_tags(header: headers.Header) -> dict[str, Any]:
     """Technical attributes as plain values for VolumeInfo.tags."""
     tags: dict[str, Any] = {}
     for keyword in _NUMBERS:

@@ -6,9 +6,10 @@ Slice k of an aligned support shows the anatomy of slice k of the query.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from enum import Enum
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,6 +66,12 @@ class AlignedSupport:
     method: Alignment
     note: str = ""
 
+    def without_voxels(self) -> AlignedSupport:
+        """How it was aligned, once `image` and `inside` (then of one voxel) have served: they are large."""
+        import SimpleITK as sitk
+
+        return replace(self, image=sitk.Image([1, 1, 1], sitk.sitkUInt8), inside=np.ones((1, 1, 1), bool))
+
 
 @dataclass(frozen=True, eq=False)
 class _Side:
@@ -87,7 +94,60 @@ def align(
     `note`. Raises
     Cancelled. The same input gives the same bits.
     """
-    return _align(support, _side(query), Alignment(method), should_cancel)
+    with Aligning([support], query, method, should_cancel, 1) as aligning:
+        return aligning.results()[0]
+
+
+class Aligning:
+    """`align` for each support, begun at once in threads of its own, `workers` at a time (default: one per
+    processor core, 8 at most). As most of it is compiled code, other threads get on with their work.
+
+    A context: what is not done when it is left is given up. `should_cancel` is asked in those threads.
+    """
+
+    def __init__(
+        self,
+        supports: Sequence[Volume],
+        query: Volume,
+        method: Alignment,
+        should_cancel: Callable[[], bool] | None = None,
+        workers: int | None = None,
+    ) -> None:
+        import os
+
+        self._left = Event()
+
+        def stop() -> bool:
+            return self._left.is_set() or bool(should_cancel and should_cancel())
+
+        self._pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
+        supports = _apart(supports, query)
+        # Submitted first, so that no worker waits for what has not begun.
+        side = self._pool.submit(_side, query)
+        self._futures = [self._pool.submit(_align, s, side, Alignment(method), stop) for s in supports]
+
+    def __enter__(self) -> Aligning:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def results(self, progress: Callable[[int, int], None] | None = None) -> list[AlignedSupport]:
+        """In order, when all are done. `progress(done, total)` is called in the calling thread, first with
+        done = 0. To be called once. Raises Cancelled."""
+        futures, self._futures = self._futures, []  # who waits owns them, and their memory
+        total = len(futures)
+        if progress:
+            progress(0, total)
+        pending = set(futures)
+        while pending:
+            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in finished:
+                future.result()
+            if progress:
+                progress(total - len(pending), total)
+        return [future.result() for future in futures]
 
 
 def align_all(
@@ -98,33 +158,24 @@ def align_all(
     should_cancel: Callable[[], bool] | None = None,
     workers: int | None = None,
 ) -> list[AlignedSupport]:
-    """`align` for each support, in order, `workers` at a time (default: one per processor core, 8 at most).
+    """`Aligning` and its results."""
+    with Aligning(supports, query, method, should_cancel, workers) as aligning:
+        return aligning.results(progress)
 
-    `progress(done, total)` is called in the calling thread, first with done = 0. Raises Cancelled.
-    """
-    import os
 
-    total = len(supports)
-    if progress:
-        progress(0, total)
-    if not total:
-        return []
-    side = _side(query)
-    workers = workers or min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(max_workers=min(workers, total)) as pool:
-        futures = [pool.submit(_align, s, side, Alignment(method), should_cancel) for s in supports]
-        try:
-            pending = set(futures)
-            while pending:
-                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    future.result()
-                if progress:
-                    progress(total - len(pending), total)
-        finally:
-            for future in futures:
-                future.cancel()
-    return [future.result() for future in futures]
+def _apart(supports: Sequence[Volume], query: Volume) -> list[Volume]:
+    """An image given twice is copied: SimpleITK crashes where two threads look into one."""
+    import SimpleITK as sitk
+
+    seen, found = {id(query.image)}, []
+    for support in supports:
+        if id(support.image) in seen:
+            copy = sitk.Image(support.image)
+            copy.MakeUnique()
+            support = replace(support, image=copy)
+        seen.add(id(support.image))
+        found.append(support)
+    return found
 
 
 def _side(volume: Volume) -> _Side:
@@ -140,14 +191,15 @@ def _side(volume: Volume) -> _Side:
 
 
 def _align(
-    support: Volume, query: _Side, method: Alignment, should_cancel: Callable[[], bool] | None
+    support: Volume, query_side: Future[_Side], method: Alignment, should_cancel: Callable[[], bool]
 ) -> AlignedSupport:
     def check() -> None:
-        if should_cancel and should_cancel():
+        if should_cancel():
             raise Cancelled("Alignment was cancelled.")
 
     check()
     side = _side(support)
+    query = query_side.result()
     check()
     transform, used, note = _transform(side, query, method, check)
     similarity, overlap = similarity_and_overlap(query.pyramid, side.pyramid, transform)

@@ -6,6 +6,7 @@ they do not change when the volume's values are scaled or shifted (a*x + b, a > 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,12 +123,22 @@ def _by_percentiles(array: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.
     low, high = (float(value) for value in np.percentile(_sample(tissue), _PERCENTILES))
     if high <= low:
         low, high = float(array.min()), float(array.max())
-    # Subtract in double: an offset far larger than the contrast would swallow float32's digits.
-    scaled = (array.astype(np.float64) - low) * (_TOP / (high - low)) if high > low else np.zeros(array.shape)
+    shown = np.zeros(array.shape, np.float32)
     room = 1.0 - _TOP
-    above = scaled > _TOP
-    scaled[above] = 1.0 - room * np.exp(-(scaled[above] - _TOP) / room)
-    return np.clip(scaled, 0, 1).astype(np.float32)
+    for part in _slabs(array) if high > low else ():
+        # Subtract in double: an offset far larger than the contrast would swallow float32's digits.
+        scaled = (array[part].astype(np.float64) - low) * (_TOP / (high - low))
+        above = scaled > _TOP
+        scaled[above] = 1.0 - room * np.exp(-(scaled[above] - _TOP) / room)
+        shown[part] = np.clip(scaled, 0, 1)
+    return shown
+
+
+def _slabs(array: NDArray[Any]) -> Iterator[slice]:
+    """Parts along the first axis of about a million values: double precision in little memory."""
+    step = max(1, _SAMPLES * len(array) // max(1, array.size))
+    for start in range(0, len(array), step):
+        yield slice(start, start + step)
 
 
 def match_histogram(
@@ -159,8 +170,10 @@ def match_histogram(
     # Beyond the last landmark the overall contrast ratio goes on, whatever the tail holds.
     source = np.append(source, source[-1] + 2.0)
     target = np.append(target, target[-1] + 2.0 * slope)
-    matched = np.interp(moving, source, target).astype(np.float32)
-    return np.clip(matched, 0, 1)
+    matched = np.empty(moving.shape, np.float32)
+    for part in _slabs(moving):
+        matched[part] = np.interp(moving[part], source, target)
+    return np.clip(matched, 0, 1, out=matched)
 
 
 def _increasing(

@@ -77,7 +77,9 @@ def from_canonical(image: sitk.Image, reference: sitk.Image) -> sitk.Image:
     flipped = sitk.Flip(image, [flip for _, flip in axes]) if any(flip for _, flip in axes) else image
     # Axis i of the output is the canonical axis that the reference's axis i became.
     order = [[own for own, _ in axes].index(axis) for axis in range(3)]
-    result = sitk.PermuteAxes(flipped, order) if order != [0, 1, 2] else sitk.Image(flipped)
+    result = sitk.PermuteAxes(flipped, order) if order != [0, 1, 2] else flipped
+    if result is image:
+        result = sitk.Image(image)  # the caller's keeps its grid
     result.CopyInformation(reference)
     return result
 

@@ -174,11 +174,11 @@ class Comparer:
         """
         supports = features[0].shape[0] - 1
         distances = self._teacher_distances(features[:3], covered, 1 if query_only else None)
-        weights = subset_weights(self.model.weighting, features[3:])
+        weights = subset_weights(self.model.weighting, features[3:], query_only)
         volumes, masks = judged(supports), subset_masks(supports)
         if query_only:
             volumes = [volume for volume in volumes if volume == 0]
-            weights, masks = weights[: len(volumes)], masks[: len(volumes)]
+            masks = masks[: len(volumes)]
         total = torch.zeros(len(volumes), *distances.shape[2:], device=distances.device)
         if self.evidence.student:
             scales = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from D24FADLib.inference.options import DetectionOptions
 from D24FADLib.inference.record import run_record
 
 if TYPE_CHECKING:
+    from D24FADLib.imaging.alignment import Aligning
     from D24FADLib.inference.preparation import Prepared
     from D24FADLib.inference.scored import Scored
 
@@ -45,7 +47,22 @@ def detect(
     between batches. The same input gives the same output, bit for bit, on one machine's CPU.
     Raises InputError, ModelError, Cancelled, and MemoryError where the device is too small.
     """
-    import torch
+    from D24FADLib.inference.preparation import begin_aligning
+
+    options = replace(options or DetectionOptions(), **changes)
+    with begin_aligning(query, supports, options, should_cancel) as aligning:
+        return _detect(query, supports, options, aligning, progress, should_cancel)
+
+
+def _detect(
+    query: Volume,
+    supports: Sequence[Volume],
+    options: DetectionOptions,
+    aligning: Aligning,
+    progress: Progress | None,
+    should_cancel: Callable[[], bool] | None,
+) -> Detection:
+    import torch  # takes a second, in which the alignment gets on
 
     from D24FADLib.inference.batches import workers_on
     from D24FADLib.inference.comparison import Comparer, Evidence, compare
@@ -61,13 +78,12 @@ def detect(
     from D24FADLib.inference.slice_scores import scores_of_slices
     from D24FADLib.inference.volumes import VolumeEvidence
 
-    options = replace(options or DetectionOptions(), **changes)
     tell: Progress = progress or (lambda step, done, total: None)
     clock = _Clock()
     misfits = check_inputs(query, supports, options.unsuitable_anyway)
     device = choose_device(options.device)
     tell("model", 0, 1)
-    model, metadata = load_model(options.model)
+    model, metadata = load_model(options.model, options.force_model)
     about = metadata["d24fad"]
     priors, unlearned = load_priors(options.model, metadata)
     clock.lap("model")
@@ -87,7 +103,9 @@ def detect(
     comparer = Comparer(model, Evidence(**about.get("evidence", {})), device, encoder, pictures, volumes)
     size = int(about.get("input_size", 256))
     batch = options.batch or default_batch(device, 1 + len(supports))
-    prepared = prepare_for(query, supports, options, comparer, size, batch, checksum, tell, should_cancel)
+    prepared = prepare_for(
+        query, supports, options, comparer, size, batch, checksum, tell, should_cancel, aligning
+    )
     clock.lap("prepare")
     judged = judge(
         query,
@@ -114,14 +132,22 @@ def detect(
     place = _Placement(query, prepared)
     anomaly_map = place.volume(scored.scores, "anomaly_map")
     shares = among_all(_all_shares(compared.weights.mean(axis=1), prepared), judged.kept, len(supports))
+    if about.get("changed"):
+        misfits.append("The model's weights are not those that its metadata names: its results are unproven.")
     checks = judged.checks([*misfits, *prepared.warnings, *compared.notes], unlearned)
     withheld = any(check.severity == REFUSE for check in checks) and not options.unsuitable_anyway
     findings, labels = find(
         anomaly_map, np.inf if withheld else threshold, prepared.plane, scored.min_volume_ml
     )
+<<<<<<< HEAD
     findings = explain(scored.rated(findings), prepared, comparer, size, shares, compared.levels)
     findings = name_departures(findings, prepared, scored.parts)
+=======
+    findings = explain(scored.rated(findings), prepared, comparer, size, shares, judged.kept, compared.levels)
+>>>>>>> main
     unusual = scored.unusual()
+    expected_normal = place.expected_normal(shares)
+    prepared.forget_supports()
     weights = tuple(place.per_slice(shares[:, k], f"weights_{k + 1:02d}") for k in range(len(supports)))
     detection = Detection(
         query=query,
@@ -129,7 +155,7 @@ def detect(
         anomaly_map=anomaly_map,
         residual_map=place.volume(scored.residual, "residual_map"),
         weights=weights,
-        expected_normal=place.expected_normal(shares),
+        expected_normal=expected_normal,
         labels=labels,
         findings=findings,
         slices=(
@@ -198,18 +224,24 @@ class _Placement:
         return self.slices(slices_, name)
 
     def per_slice(self, values: NDArray[np.float32], name: str) -> Volume:
-        """One value a slice."""
-        shape = self.prepared.query.shape[:3]
-        return self.slices(np.broadcast_to(values[:, None, None], shape).astype(np.float32), name, True)
+        """One value a slice; where the comparison ran on another grid, a voxel has its nearest slice's."""
+        return self.query.with_array(values.astype(np.float32)[self._numbers], name)
 
-    def slices(self, array: NDArray[Any], name: str, to_the_edge: bool = False) -> Volume:
+    @cached_property
+    def _numbers(self) -> NDArray[np.uint16]:
+        """The slice that each of the query's voxels was compared in, (k, j, i)."""
+        shape = self.prepared.query.shape[:3]
+        numbers = np.arange(shape[0], dtype=np.uint16)[:, None, None]
+        return np.asarray(self.slices(np.broadcast_to(numbers, shape), "", True).array())
+
+    def slices(self, array: NDArray[Any], name: str, per_slice: bool = False) -> Volume:
         import SimpleITK as sitk
 
         canonical = np.ascontiguousarray(unslices(array, self.prepared.plane))
         image = sitk.GetImageFromArray(canonical, isVector=canonical.ndim == 4)
         image.CopyInformation(self.prepared.canonical)
         if self.prepared.home is not None:
-            image = self.prepared.home.bring(image, to_the_edge)
+            image = self.prepared.home.bring(image, per_slice)
         return Volume(from_canonical(image, self.query.image), name, self.query.info)
 
     def expected_normal(self, shares: NDArray[np.float32]) -> Volume:
@@ -233,7 +265,8 @@ class _Placement:
         # Preparation rises with the intensity: its inverse is read off the query's own voxels.
         level, index = np.unique(np.round(pairs[0], 3), return_inverse=True)
         means = np.bincount(index, pairs[1]) / np.bincount(index)
-        return np.interp(prepared, level, np.maximum.accumulate(means)).astype(np.float32)
+        table = np.interp(np.linspace(0, 1, 2**16), level, np.maximum.accumulate(means)).astype(np.float32)
+        return table[np.rint(prepared * (2**16 - 1)).astype(np.uint16)]
 
 
 def _all_shares(weights: NDArray[np.float32], prepared: Prepared) -> NDArray[np.float32]:

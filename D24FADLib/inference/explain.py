@@ -36,17 +36,18 @@ def explain(
     comparer: Comparer,
     size: int,
     shares: NDArray[np.float32],
+    kept: Sequence[int],
     levels: Sequence[NDArray[np.float32]] = (),
 ) -> tuple[Finding, ...]:
     """The findings with weights, residuals and nearest_reference filled in, the first ten of them.
 
-    shares: (all slices, K) of the grid of comparison. levels: see `Comparison`; with any, residuals stay
-    empty.
+    shares: (all slices, K) of the grid of comparison. kept: the references that were compared. levels: see
+    `Comparison`, of those; with any, residuals stay empty.
     """
     explained = [
-        _of_picture(f, prepared, shares, levels)
+        _of_picture(f, prepared, shares, kept, levels)
         if levels
-        else _explained(f, prepared, comparer, size, shares)
+        else _explained(f, prepared, comparer, size, shares, kept)
         for f in findings[:_MOST]
     ]
     return (*explained, *findings[_MOST:])
@@ -71,7 +72,12 @@ def name_departures(
 
 
 def _explained(
-    finding: Finding, prepared: Prepared, comparer: Comparer, size: int, shares: NDArray[np.float32]
+    finding: Finding,
+    prepared: Prepared,
+    comparer: Comparer,
+    size: int,
+    shares: NDArray[np.float32],
+    kept: Sequence[int],
 ) -> Finding:
     number, row, col = _place(finding, prepared)
     box = prepared.box
@@ -80,7 +86,7 @@ def _explained(
     images = torch.cat(
         [
             to_input(np.asarray(v[number : number + 1, box[1], box[2]], np.float32), shape)
-            for v in (prepared.query, *prepared.supports)
+            for v in (prepared.query, *(prepared.supports[k] for k in kept))
         ]
     )
     with torch.inference_mode():
@@ -93,7 +99,7 @@ def _explained(
         finding,
         weights=tuple(float(w) for w in shares[number]),
         residuals=tuple(float(r) for r in stacked.min(axis=1)),
-        nearest_reference=int(stacked.sum(axis=0).argmin()) + 1,
+        nearest_reference=kept[int(stacked.sum(axis=0).argmin())] + 1,
     )
 
 
@@ -101,6 +107,7 @@ def _of_picture(
     finding: Finding,
     prepared: Prepared,
     shares: NDArray[np.float32],
+    kept: Sequence[int],
     levels: Sequence[NDArray[np.float32]],
 ) -> Finding:
     number, row, col = _place(finding, prepared)
@@ -108,7 +115,7 @@ def _of_picture(
     return replace(
         finding,
         weights=tuple(float(w) for w in shares[number]),
-        nearest_reference=int(apart.argmin()) + 1,
+        nearest_reference=kept[int(apart.argmin())] + 1,
     )
 
 

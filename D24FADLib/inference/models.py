@@ -40,11 +40,11 @@ def find_model(name_or_path: str) -> Path:
     raise ModelError(f"no model {path.name!r}: give a bundle folder or an embedded model ({known})")
 
 
-def load_model(name_or_path: str) -> tuple[D24FADModel, dict[str, Any]]:
-    """A model ready for inference and its metadata."""
+def load_model(name_or_path: str, force: bool = False) -> tuple[D24FADModel, dict[str, Any]]:
+    """A model ready for inference and its metadata; `force` as `network.checkpoints.load_bundle` has it."""
     from D24FADLib.network.checkpoints import load_bundle
 
-    return load_bundle(find_model(name_or_path))
+    return load_bundle(find_model(name_or_path), force)
 
 
 def load_priors(name_or_path: str, metadata: dict[str, Any]) -> tuple[Priors, str]:

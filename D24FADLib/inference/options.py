@@ -21,6 +21,7 @@ class DetectionOptions:
     threshold: on the map; None derives it from `false_positives_per_study`, the number of false findings
     that a normal study may have on average, as judged by the references themselves.
     batch: slices (of the query and each support) compared at a time; None fits it to the device.
+    force_model: use a model whose weights are not those that its metadata names.
     drop_outliers: compare without the references that stand out against the others, as long as two are left.
     cache: keep converted networks in the user's cache folder. reference_cache: compare on the references'
     own grid and keep their features and voxels there too, for the next study (see `reference_set`).
@@ -40,6 +41,7 @@ class DetectionOptions:
     cache: bool = True
     reference_cache: bool = False
     drop_outliers: bool = False
+    force_model: bool = False
     unsuitable_anyway: bool = False
 
     def __post_init__(self) -> None:

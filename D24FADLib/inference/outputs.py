@@ -18,6 +18,7 @@ from D24FADLib.errors import OutputError
 from D24FADLib.imaging.writing import SegmentDescription, write_segmentation, write_volume
 from D24FADLib.inference.detection import Detection
 from D24FADLib.inference.fusion import KINDS
+from D24FADLib.inference.undisturbed import undisturbed
 
 # What a run may leave in its folder; with overwrite, older ones of these are removed and nothing else.
 _OWN_FILES = (
@@ -65,13 +66,15 @@ def write_outputs(
     }
     total = len(volumes) + 2
     with _written_aside(folder) as aside:
-        # Compressing takes a core: two files at a time.
+        # Compressing takes a core and so does drawing: two things at a time.
         with ThreadPoolExecutor(2) as pool:
+            drawn = pool.submit(_draw, detection, aside / "overview.png")
             written = pool.map(write_volume, volumes.values(), [aside / f"{role}.nrrd" for role in volumes])
             for done in range(len(volumes)):
                 if progress:
                     progress(done, total)
                 next(written)
+            drawn.result()
         segments = [
             SegmentDescription(f"Finding {f.rank}", f.rank, finding_color(f.rank)) for f in detection.findings
         ]
@@ -82,11 +85,6 @@ def write_outputs(
         (aside / "run.json").write_text(record + "\n", encoding="utf-8")
         if progress:
             progress(total - 1, total)
-        # Slicer's Python comes without matplotlib, and its panel shows the volumes themselves.
-        if importlib.util.find_spec("matplotlib") is not None:
-            from D24FADLib.inference.overview import draw_overview
-
-            draw_overview(detection, aside / "overview.png")
         names = sorted(p.name for p in aside.iterdir())
         if progress:
             progress(total, total)
@@ -95,29 +93,51 @@ def write_outputs(
     return {roles.get(name, name.split(".")[0]): folder / name for name in names}
 
 
+def _draw(detection: Detection, path: Path) -> None:
+    # Slicer's Python comes without matplotlib, and its panel shows the volumes themselves.
+    if importlib.util.find_spec("matplotlib") is not None:
+        from D24FADLib.inference.overview import draw_overview
+
+        draw_overview(detection, path)
+
+
 @contextmanager
 def _written_aside(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside the output; its files move over when the body ends well."""
+    """A hidden folder beside the output; its files move over, all of them, when the body ends well."""
+    aside: Path | None = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".d24fad-", dir=folder.parent))
-    except OSError as error:
-        raise OutputError(f"{folder.name}: cannot be created ({error.strerror})") from None
-    try:
-        yield aside
-        if folder.is_dir():
-            for pattern in _OWN_FILES:
-                for stale in folder.glob(pattern):
-                    stale.unlink()
-            for file in aside.iterdir():
-                os.replace(file, folder / file.name)
-        else:
-            os.chmod(aside, 0o777 & ~_umask())
-            os.replace(aside, folder)
-    except OSError as error:
-        raise OutputError(f"{folder.name}: cannot be written ({error.strerror}); is the disk full?") from None
+        try:
+            with undisturbed():
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                aside = Path(tempfile.mkdtemp(prefix=".d24fad-", dir=folder.parent))
+        except OSError as error:
+            raise OutputError(f"{folder.name}: cannot be created ({error.strerror})") from None
+        try:
+            yield aside
+            with undisturbed():
+                _move_over(aside, folder)
+        except OSError as error:
+            raise OutputError(
+                f"{folder.name}: cannot be written ({error.strerror}); is the disk full?"
+            ) from None
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        with undisturbed():
+            if aside is not None:
+                shutil.rmtree(aside, ignore_errors=True)
+
+
+def _move_over(aside: Path, folder: Path) -> None:
+    if not folder.is_dir():
+        os.chmod(aside, 0o777 & ~_umask())
+        os.replace(aside, folder)
+        return
+    new = {file.name for file in aside.iterdir()}
+    for file in aside.iterdir():
+        os.replace(file, folder / file.name)
+    for pattern in _OWN_FILES:
+        for stale in folder.glob(pattern):
+            if stale.name not in new:
+                stale.unlink()
 
 
 def _umask() -> int:

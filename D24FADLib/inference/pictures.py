@@ -30,6 +30,7 @@ from D24FADLib.network.model import D24FADModel, joined_blocks
 Level = tuple[int, int]  # input size in pixels (of the longer side), stride
 _DARKEST, _BRIGHTEST = 0.01, 0.995  # quantiles that are spread over [0, 1]
 _LEAST_RANGE = 0.05
+_LEAST_APART = 1e-3  # closer supports are the same picture: what is left is rounding
 _SAMPLED = 1 << 16  # pixels that quantiles are read from
 
 
@@ -166,7 +167,7 @@ def agreement_weights(own: Sequence[Tensor], sharpness: float) -> Tensor:
         pairs = distances.mean((2, 3))
         pairs = torch.where(others, (pairs + pairs.T) / 2, 0.0)
         mean = pairs.sum(1) / (count - 1)
-        apart += (mean - mean.mean()) / mean.mean().clamp_min(1e-9)
+        apart += (mean - mean.mean()) / mean.mean().clamp_min(_LEAST_APART)
     return torch.softmax(-sharpness * apart / len(own), dim=0)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from D24FADLib.imaging.alignment import AlignedSupport, Alignment, align_all
+from D24FADLib.imaging.alignment import AlignedSupport, Aligning, Alignment
 from D24FADLib.imaging.intensity import (
     choose_ct_window,
     foreground_mask,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from D24FADLib.imaging.volume import Volume
+    from D24FADLib.inference.options import DetectionOptions
 
 Box = tuple[slice, slice, slice]
 _MARGIN_MM = 6.0
@@ -56,23 +57,23 @@ class Home:
     canonical: sitk.Image
     transform: sitk.Transform
 
-    def bring(self, image: sitk.Image, to_the_edge: bool = False) -> sitk.Image:
-        """An image on the grid of comparison taken to the query's; beyond it 0 or, `to_the_edge`, as at its
-        border. Labels and colours are not for this."""
+    def bring(self, image: sitk.Image, per_slice: bool = False) -> sitk.Image:
+        """An image on the grid of comparison taken to the query's; beyond it 0. `per_slice`: each voxel has
+        the value of the slice that it was compared in, beyond the grid that of the nearest slice."""
         import SimpleITK as sitk
 
         return sitk.Resample(
             image,
             self.canonical,
             self.transform,
-            sitk.sitkLinear,
+            sitk.sitkNearestNeighbor if per_slice else sitk.sitkLinear,
             0.0,
             image.GetPixelID(),
-            useNearestNeighborExtrapolator=to_the_edge,
+            useNearestNeighborExtrapolator=per_slice,
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Prepared:
     """Query and supports as slices of one plane, in [0, 1], on the query's canonical grid.
 
@@ -97,6 +98,10 @@ class Prepared:
     home: Home | None = None
     references: KnownReferences | None = None
 
+    def forget_supports(self) -> None:
+        """Let go of the supports' voxels once they have served: most of what a large study needs."""
+        self.supports = self.covered = self.support_bodies = ()
+
     def support_body_on(self, grid: tuple[int, int]) -> NDArray[np.bool_]:
         """(K, n, h, w): each support's body in the box, on a feature grid."""
         return np.stack([on_grid(body[self.box], grid) for body in self.support_bodies])
@@ -109,6 +114,29 @@ def on_grid(mask: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.bool_]
     return np.ascontiguousarray(mask[:, rows][:, :, cols])
 
 
+def on_references_grid(query: Volume, supports: Sequence[Volume]) -> bool:
+    """Whether a study can be compared on its references' grid: volumes without colour, and two references."""
+    volumes = [query, *supports]
+    return len(supports) > 1 and not any(v.is_single_image or v.is_color for v in volumes)
+
+
+def begin_aligning(
+    query: Volume,
+    supports: Sequence[Volume],
+    options: DetectionOptions,
+    should_cancel: Callable[[], bool] | None = None,
+) -> Aligning:
+    """What `prepare_for` or `prepare_study` will wait for, so that the networks are loaded meanwhile: the
+    study onto the first reference where the references are kept, else the references onto the study."""
+    if options.reference_cache and options.cache and on_references_grid(query, supports):
+        return Aligning([query], supports[0], options.align or Alignment.AFFINE, should_cancel)
+    return Aligning(supports, query, _method(query, options.align), should_cancel)
+
+
+def _method(query: Volume, align: Alignment | None) -> Alignment:
+    return align or (Alignment.NONE if query.is_single_image else Alignment.AFFINE)
+
+
 def prepare_study(
     query: Volume,
     supports: Sequence[Volume],
@@ -117,11 +145,12 @@ def prepare_study(
     ct_window: str = "auto",
     progress: Callable[[str, int, int], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
+    aligning: Aligning | None = None,
 ) -> Prepared:
     """Align the supports, match their intensities and cut everything into slices of the plane.
 
-    `progress(step, done, total)`. What can be compared is checked before (`inputs.check_inputs`). Raises
-    Cancelled.
+    `aligning`: where that has begun already. `progress(step, done, total)`. What can be compared is checked
+    before (`inputs.check_inputs`). Raises Cancelled.
     """
     warnings: list[str] = []
     canonical = to_canonical(query.image)
@@ -131,36 +160,26 @@ def prepare_study(
     if modality == "CT" and window == "auto":
         window = choose_ct_window(canonical, mask, query.info.body_part)
     ready = prepare(canonical, modality, mask, window)
-    method = align or (Alignment.NONE if query.is_single_image else Alignment.AFFINE)
-    aligned = align_all(
-        supports,
-        query,
-        method,
-        progress=(lambda done, total: progress("align", done, total)) if progress else None,
-        should_cancel=should_cancel,
-    )
+    with aligning or Aligning(supports, query, _method(query, align), should_cancel) as begun:
+        aligned = begun.results((lambda done, total: progress("align", done, total)) if progress else None)
     plane = plane or default_plane(query)
-    for support, moved in zip(supports, aligned, strict=True):
-        if moved.note:
-            warnings.append(f"{support.name}: {moved.note}.")
-        else:
-            warnings += low_similarity(support.name, moved)
+    warnings += _said_of(supports, aligned)
 
-    def matched(pair: tuple[Volume, AlignedSupport]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        support, moved = pair
-        kind = guess_modality(support)
+    def matched(index: int) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+        moved, kind = aligned[index], guess_modality(supports[index])
         own_mask = foreground_mask(moved.image, kind) & moved.inside
-        return matched_to(moved, own_mask, ready, mask, kind, window), own_mask
+        array = matched_to(moved, own_mask, ready, mask, kind, window)
+        aligned[index] = moved.without_voxels()
+        return array, own_mask, moved.inside
 
-    arrays, bodies = [], []
-    # Two at a time: each holds some copies of the volume in double precision.
-    with ThreadPoolExecutor(2) as pool:
-        for index, (array, own_mask) in enumerate(pool.map(matched, zip(supports, aligned, strict=True))):
+    arrays, bodies, covered = [], [], []
+    with ThreadPoolExecutor(2) as pool:  # more would need memory rather than time
+        for index, (array, own_mask, inside) in enumerate(pool.map(matched, range(len(supports)))):
             if progress:
                 progress("prepare", index, len(supports))
             arrays.append(slices(array, plane))
             bodies.append(slices(own_mask, plane))
-    covered = [slices(moved.inside, plane) for moved in aligned]
+            covered.append(slices(inside, plane))
     if progress:
         progress("prepare", len(supports), len(supports))
     body = slices(mask, plane)
@@ -180,6 +199,13 @@ def prepare_study(
         spacing=spacing,
         warnings=tuple(warnings),
     )
+
+
+def _said_of(supports: Sequence[Volume], aligned: Sequence[AlignedSupport]) -> list[str]:
+    said = []
+    for support, moved in zip(supports, aligned, strict=True):
+        said += [f"{support.name}: {moved.note}."] if moved.note else low_similarity(support.name, moved)
+    return said
 
 
 def low_similarity(name: str, moved: AlignedSupport) -> list[str]:

@@ -91,7 +91,12 @@ def check_quality(query: Volume, supports: Sequence[Volume], plane: Plane) -> li
         detail = own.detail / max(float(np.median([m.detail for m in others])), _LEAST_NOISE)
         for code, wrong, what, value in (
             ("noise", noise > NOISIER, f"{noise:.1f} times as noisy", noise),
-            ("blur", detail < BLURRED, f"blurred or moved ({detail:.0%} of the fine detail)", detail),
+            (
+                "blur",
+                detail < BLURRED and noise <= NOISIER,
+                f"blurred or moved ({detail:.0%} of the fine detail)",
+                detail,
+            ),
         ):
             if wrong:
                 subject = QUERY if n == 0 else n

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from D24FADLib import __version__
 from D24FADLib.errors import Cancelled
-from D24FADLib.imaging.alignment import AlignedSupport, Alignment, align_all
+from D24FADLib.imaging.alignment import AlignedSupport, Aligning, Alignment
 from D24FADLib.imaging.intensity import choose_ct_window, foreground_mask, guess_modality
 from D24FADLib.imaging.planes import slices, to_canonical, unslices
 from D24FADLib.imaging.volume import Volume
@@ -37,6 +37,7 @@ from D24FADLib.inference.preparation import (
     body_box,
     low_similarity,
     matched_to,
+    on_references_grid,
     prepare_study,
 )
 
@@ -64,12 +65,6 @@ class ReferenceSet:
     def known(self, chunk: slice) -> list[Tensor]:
         """The features of slices of the box as the comparer takes them: (K, B, C, h, w) each."""
         return [torch.from_numpy(np.array(f[chunk])).transpose(0, 1).to(torch.float32) for f in self.features]
-
-
-def applies(query: Volume, supports: Sequence[Volume]) -> bool:
-    """Whether a study can be compared on its references' grid: volumes without colour, and two references."""
-    volumes = [query, *supports]
-    return len(supports) > 1 and not any(v.is_single_image or v.is_color for v in volumes)
 
 
 def reference_key(supports: Sequence[Volume], options: DetectionOptions, model: str, encoder: str) -> str:
@@ -213,9 +208,8 @@ def prepare_query(
     query: Volume,
     supports: Sequence[Volume],
     references: ReferenceSet,
-    align: Alignment | None,
+    aligning: Aligning,
     progress: Progress,
-    should_cancel: Callable[[], bool] | None,
 ) -> Prepared:
     """The study on the references' grid, as `prepare_study` has it on its own. Raises as that does."""
     from D24FADLib.imaging.planes import Plane
@@ -223,14 +217,8 @@ def prepare_query(
     facts = references.facts
     plane = Plane(facts["plane"])
     warnings = list(facts["warnings"])
-    method = align or Alignment.AFFINE
-    moved = align_all(
-        [query],
-        supports[0],
-        method,
-        progress=lambda done, total: progress("align", done, total),
-        should_cancel=should_cancel,
-    )[0]
+    with aligning:
+        moved = aligning.results(lambda done, total: progress("align", done, total))[0]
     progress("prepare", 0, 1)
     warnings += [f"the study: {moved.note}."] if moved.note else low_similarity("the study", moved)
     modality = guess_modality(query)
@@ -282,21 +270,25 @@ def prepare_for(
     model: str,
     progress: Progress,
     should_cancel: Callable[[], bool] | None,
+    aligning: Aligning,
 ) -> Prepared:
     """The study ready for comparison: on the references' grid where `options.reference_cache` asks for it and
-    the study and the disk allow it, else on its own. Raises as `prepare_study`."""
+    the study and the disk allow it, else on its own. `aligning`: see `begin_aligning`. Raises as
+    `prepare_study`."""
     reason = ""
+    begun: Aligning | None = aligning
     if options.reference_cache and options.cache:
-        if applies(query, supports):
+        if on_references_grid(query, supports):
             try:
                 found = find_or_make(supports, options, comparer, size, batch, model, progress, should_cancel)
-                return prepare_query(query, supports, found, options.align, progress, should_cancel)
+                return prepare_query(query, supports, found, aligning, progress)
             except OSError as error:
+                begun = None  # that was the study to the references
                 reason = f"the cache folder cannot be written ({error.strerror})"
         else:
             reason = "it needs volumes and two references or more"
     prepared = prepare_study(
-        query, supports, options.plane, options.align, options.ct_window, progress, should_cancel
+        query, supports, options.plane, options.align, options.ct_window, progress, should_cancel, begun
     )
     if not reason:
         return prepared

@@ -71,15 +71,21 @@ def subset_masks(supports: int) -> Tensor:
     return torch.cat([everyone, others, others])
 
 
-def subset_weights(weighting: LearnToWeight, student: Sequence[Tensor]) -> Tensor:
+def subset_weights(weighting: LearnToWeight, student: Sequence[Tensor], query_only: bool = False) -> Tensor:
     """Learned weights of each judgement of `subset_masks`: (judgements, B, scales, K), 0 for who is left out.
 
     student: features per scale (1 + K, B, C, h, w). The logits are the same whoever is left out.
+    `query_only`: of the judgements that are about the query.
     """
-    logits = torch.stack([weighting.all_logits(scale, f) for scale, f in enumerate(student)], dim=2)
-    supports = logits.shape[-1]
-    masks = subset_masks(supports).to(logits.device)
-    targets = logits[judged(supports)]
+    supports = student[0].shape[0] - 1
+    masks, volumes = subset_masks(supports).to(student[0].device), judged(supports)
+    if query_only:
+        logits = torch.stack([weighting.logits(n, f[0], f[1:]) for n, f in enumerate(student)], dim=1)[None]
+        volumes = [volume for volume in volumes if volume == 0]
+        masks = masks[: len(volumes)]
+    else:
+        logits = torch.stack([weighting.all_logits(n, f) for n, f in enumerate(student)], dim=2)
+    targets = logits[volumes]
     return targets.masked_fill(~masks[:, None, None], -torch.inf).softmax(dim=-1)
 
 

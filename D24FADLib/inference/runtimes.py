@@ -24,7 +24,7 @@ from D24FADLib.network.model import D24FADModel
 RUNTIMES = ("auto", "torch", "openvino")
 PRECISIONS = ("auto", "f32", "bf16", "f16")
 _TYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
-_CONVERSION = 2  # of the way networks are converted: another number makes kept ones stale
+_CONVERSION = 3  # of the way networks are converted: another number makes kept ones stale
 
 
 class Encoder(Protocol):
@@ -54,7 +54,9 @@ class TorchEncoder:
 
     def __init__(self, model: D24FADModel, device: torch.device, precision: str = "f32") -> None:
         self.precision = precision
-        self._run = _Features(model)
+        self._run: nn.Module = _Features(model)
+        if precision != "f32":  # as the images are, or every call would turn the weights
+            self._run.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._device = device
 
     def __call__(self, images: Tensor) -> list[Tensor]:
@@ -67,7 +69,8 @@ class TorchEncoder:
 
 
 class OpenVinoEncoder:
-    """The networks converted for the CPU, compiled once per input shape.
+    """The networks converted for the CPU, compiled once per input shape, run image by image: what lies
+    between two layers of one image stays in a core's cache, that of a batch does not.
 
     The conversion takes many times as long as a study: it is kept in `conversions_folder()`, safe to
     delete, under `key`, the checksum of the model's weights (None: not kept). `streams` calls run at a
@@ -96,15 +99,20 @@ class OpenVinoEncoder:
                 if shape not in self._compiled:
                     self._compiled[shape] = self._compile(*shape)
             requests[shape] = self._compiled[shape].create_infer_request()
-        result = requests[shape].infer([images.contiguous().numpy()], share_inputs=True)
-        return [torch.from_numpy(result[index].copy()) for index in range(len(result))]
+        request, compiled = requests[shape], self._compiled[shape]
+        features = [torch.empty(len(images), *output.shape[1:]) for output in compiled.outputs]
+        for number, image in enumerate(images):
+            result = request.infer([image[None].contiguous().numpy()], share_inputs=True, share_outputs=True)
+            for index, feature in enumerate(features):
+                feature[number] = torch.from_numpy(result[index][0])
+        return features
 
     def _compile(self, height: int, width: int) -> Any:
         import openvino
 
         if self._network is None:
             self._network = self._kept() if self._key else self._converted()
-        self._network.reshape([-1, 3, height, width])
+        self._network.reshape([1, 3, height, width])
         # A fixed number of streams keeps the order of sums the same from run to run.
         settings = {
             "INFERENCE_PRECISION_HINT": self.precision,
@@ -124,8 +132,8 @@ class OpenVinoEncoder:
             network = openvino.convert_model(
                 _Features(self._model), example_input=torch.zeros(1, 3, side, side)
             )
-        network.reshape([-1, 3, -1, -1])
-        _fuse_pads(network)
+        _fuse_pads(network, side)
+        network.reshape([1, 3, -1, -1])
         return network
 
     def _kept(self) -> Any:
@@ -147,26 +155,34 @@ class OpenVinoEncoder:
             return self._converted()
 
 
-def _fuse_pads(network: Any) -> None:
-    """Padding as a property of the convolution behind it, which costs nothing, not as a copy before it."""
+def _fuse_pads(network: Any, side: int) -> None:
+    """Padding as a property of the convolution behind it, which costs nothing, not as a copy before it.
+
+    How much is padded is worked out by the network itself: it is read off at an image of side x side.
+    """
+    import openvino
     from openvino import opset13 as ops
 
+    makers = {"Convolution": ops.convolution, "GroupConvolution": ops.group_convolution}
+    found = []
     for pad in network.get_ordered_ops():
-        if pad.get_type_name() != "Pad" or pad.get_attributes().get("pad_mode") != "constant":
-            continue
-        below, above = (pad.input_value(port).get_node() for port in (1, 2))
-        users = [target.get_node() for target in pad.output(0).get_target_inputs()]
-        if any(n.get_type_name() != "Constant" for n in (below, above)) or len(users) != 1:
-            continue
-        user = users[0]
-        make = {"Convolution": ops.convolution, "GroupConvolution": ops.group_convolution}.get(
-            user.get_type_name()
-        )
-        begin, end = (n.data.tolist() for n in (below, above))
-        if make is None or any(begin[:2] + end[:2]):
+        if pad.get_type_name() == "Pad" and pad.get_attributes().get("pad_mode") == "constant":
+            users = [target.get_node() for target in pad.output(0).get_target_inputs()]
+            if len(users) == 1 and users[0].get_type_name() in makers:
+                found.append((pad, users[0]))
+    if not found:
+        return
+    amounts = openvino.Model(
+        [p.input_value(port) for p, _ in found for port in (1, 2)], network.get_parameters()
+    )
+    image = torch.zeros(1, 3, side, side).numpy()
+    values = list(openvino.Core().compile_model(amounts, "CPU")([image]).values())
+    for number, (pad, user) in enumerate(found):
+        begin, end = (value.tolist() for value in values[2 * number : 2 * number + 2])
+        if any(begin[:2] + end[:2]):
             continue
         has = user.get_attributes()
-        fused = make(
+        fused = makers[user.get_type_name()](
             pad.input_value(0),
             user.input_value(1),
             has["strides"],

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from D24FADLib.inference.calibration import robust_maximum
 
 PICTURE, VOLUME, FUSED = "picture", "volume", "fused volume"
-_TOP_SHARE = 0.1
+_TOP_SHARE = 0.25
 _FLOOR = 1e-3
 
 

@@ -20,6 +20,8 @@ CURVE_FIGURE = Path("docs/loss_curve.png")
 # How detection uses a trained model: pixels of a slice's longer side, and what the map adds up.
 INPUT_SIZE = 256
 EVIDENCE = {"student": 1.0, "teacher": 1.0}
+# The paper's own map; it compares pictures as it does slices.
+PAPER_EVIDENCE = {"student": 1.0, "teacher": 0.0}
 _STACKED = 4  # supports that the MONAI network's one input holds after the query
 _LICENCES = (
     "Student and learn-to-weight: Apache-2.0. Teacher: its publisher's ImageNet weights; those of the "
@@ -54,11 +56,20 @@ def metadata(training: Mapping[str, Any]) -> dict[str, Any]:
         "network_data_format": _network_data_format(),
         "d24fad": {
             "input_size": INPUT_SIZE,
-            "evidence": EVIDENCE,
+            **how_compared(training.get("recipe", "")),
             "preprocessing": "float32 in [0, 1], three equal channels for gray images, sides multiples of 32",
             "training": dict(training),
         },
     }
+
+
+def how_compared(recipe: str) -> dict[str, Any]:
+    """What detection reads of a bundle: how slices, and but for the paper's recipe pictures, are compared."""
+    from D24FADLib.inference.pictures import PictureEvidence
+
+    if recipe == "paper":
+        return {"evidence": PAPER_EVIDENCE}
+    return {"evidence": EVIDENCE, "pictures": dataclasses.asdict(PictureEvidence())}
 
 
 def _network_data_format() -> dict[str, Any]:
@@ -127,7 +138,6 @@ def model_card(about: Mapping[str, Any], name: str, teacher_megabytes: float) ->
     ours = about["d24fad"]
     training = ours.get("training", {})
     images = training.get("normal_images", {})
-    evidence = {"student": 1.0, "teacher": 0.0, **ours.get("evidence", {})}
     kind = (
         "cosines with a learned temperature"
         if ours.get("cosine_weights")
@@ -142,9 +152,8 @@ def model_card(about: Mapping[str, Any], name: str, teacher_megabytes: float) ->
 
 - **Teacher**: {ours["teacher"]}, frozen ImageNet weights ({teacher_megabytes:.0f} MB).
 - **Learn-to-weight**: logits are {kind}.
-- **In detection**: slices of {ours.get("input_size", INPUT_SIZE)} pixels; the map adds
-  {evidence["student"]:g} x the student's residual and
-  {evidence["teacher"]:g} x the teacher's distance to the nearest support.
+- **Slices of volumes**: {ours.get("input_size", INPUT_SIZE)} pixels; {_slices(ours.get("evidence"))}.
+- **Pictures**: {_pictures(ours.get("pictures"))}.
 - **Input of the network**: {ours.get("preprocessing", "")}.
 - **Files**: `{METADATA}` (formats, training, checksums), `{INFERENCE}` (for `monai.bundle`),
   `models/*.safetensors` (what D24FAD loads), `{MONAI_WEIGHTS}` (the same student and learn-to-weight for
@@ -176,6 +185,32 @@ without texture or of a few millimetres can be missed.
 
 {about["copyright"]}.
 """
+
+
+_EVIDENCE_NAMES = {
+    "student": "the student's residual", "teacher": "the teacher's distance to the nearest support"
+}  # fmt: skip
+
+
+def _slices(evidence: Mapping[str, float] | None) -> str:
+    parts = {name: share for name, share in (evidence or PAPER_EVIDENCE).items() if share}
+    return "the map adds " + " and ".join(
+        f"{share:g} x {_EVIDENCE_NAMES.get(name, name)}" for name, share in parts.items()
+    )
+
+
+def _pictures(pictures: Mapping[str, Any] | None) -> str:
+    if pictures is None:
+        return "as slices"
+
+    def named(levels: Sequence[Sequence[int]]) -> str:
+        return ", ".join(f"stride {stride} of {size} pixels" for size, stride in levels)
+
+    return (
+        "the teacher alone, without regard to place, all blocks of each stride together; the map adds "
+        f"{named(pictures['local'])}, the score also {named(pictures['wide'])}; references are weighed by "
+        "their agreement"
+    )
 
 
 def _performance(about: Mapping[str, Any]) -> str:

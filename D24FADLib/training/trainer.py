@@ -86,11 +86,15 @@ def train(
         lambda done, total: progress("validation", done, total),
     )  # fmt: skip
     module = Distillation(model, options, steps, episodes, cases, evidence, engine.workers, on_point)
-    checkpoints = ModelCheckpoint(
-        dirpath=state, filename=Path(BEST).stem, monitor="score", mode="max", save_top_k=1, save_last=True,
-        enable_version_counter=False, save_on_train_epoch_end=True,
-    )  # fmt: skip
-    callbacks: list[lightning.Callback] = [checkpoints, _progress_callback(steps, progress, identity)]
+    # The last one by a callback of its own: `save_last` follows the best one and would stay behind with it.
+    every: dict[str, Any] = {
+        "dirpath": state, "enable_version_counter": False, "save_on_train_epoch_end": True
+    }  # fmt: skip
+    callbacks: list[lightning.Callback] = [
+        ModelCheckpoint(filename=Path(BEST).stem, monitor="score", mode="max", save_top_k=1, **every),
+        ModelCheckpoint(filename=Path(LAST).stem, save_top_k=1, **every),
+        _progress_callback(steps, progress, identity),
+    ]
     if options.patience is not None:
         callbacks.append(
             EarlyStopping("score", mode="max", patience=options.patience, check_on_train_epoch_end=True)

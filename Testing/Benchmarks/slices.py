@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from D24FADLib.inference.batches import Batches, workers_on
 from D24FADLib.inference.comparison import Comparer, Evidence
+from D24FADLib.inference.devices import default_batch
+from D24FADLib.inference.reference_set import ReferenceSet
 from D24FADLib.inference.runtimes import choose_encoder
 from D24FADLib.network.model import D24FADModel
 
@@ -59,43 +63,65 @@ def plain_loop(model: D24FADModel, query: Tensor, supports: Tensor) -> Tensor:
     return torch.cat(maps)
 
 
-def ours(model: D24FADModel, precision: str, query: Tensor, supports: Tensor) -> Callable[[], Tensor]:
-    """The product's comparison of the same slices with the student's evidence, supports encoded in the same
-    run; with all that the product computes besides (every support against the others)."""
+def ours(
+    model: D24FADModel, precision: str, query: Tensor, supports: Tensor, kept: bool
+) -> Callable[[], Tensor]:
+    """The product's comparison of the same slices with the student's evidence.
+
+    kept: the supports' features are those of a kept reference set (f16), and the query alone is encoded, as
+    with `--reference-cache`. Else the supports are encoded in the same run, and all that the product computes
+    besides is computed too (every support against the others).
+    """
     device = query.device
     encoder = choose_encoder("auto", model, device, None, precision, workers_on(device))
     comparer = Comparer(model, Evidence(1.0, 0.0), device, encoder)
+    batch = BATCH if device.type == "cpu" else default_batch(device, 1 + len(supports))
     images = torch.cat([query[None], supports])
     height, width = query.shape[-2] // 4, query.shape[-1] // 4
     reach = torch.ones(len(supports), len(query), height, width, dtype=torch.bool)
+    known = None
+    if kept:
+        with torch.inference_mode():
+            features = [f.unflatten(0, supports.shape[:2]) for f in encoder(supports.flatten(0, 1))]
+        # slices first, on the CPU, as `ReferenceSet` has them
+        known = ReferenceSet(
+            *[np.empty(0)] * 3,
+            tuple(f.transpose(0, 1).half().cpu().numpy() for f in features),
+            np.empty(0),
+            {},
+        ).known
+
+    def inputs(chunk: slice) -> tuple[Tensor, Tensor, list[Tensor] | None]:
+        return images[: 1 if known else None, chunk], reach[:, chunk], known(chunk) if known else None
 
     def run() -> Tensor:
         with Batches(comparer) as batches:
-            found = batches.run(lambda s: (images[:, s], reach[:, s], None), len(query), BATCH)
-            return torch.cat([result[0] for _, result, _ in found])
+            return torch.cat([result[0] for _, result, _ in batches.run(inputs, len(query), batch)])
 
     return run
 
 
-def seconds(function: Callable[[], Tensor], repeat: int) -> tuple[list[float], Tensor]:
+def seconds(function: Callable[[], Tensor], repeat: int) -> tuple[float, float, Tensor]:
+    """Median seconds of the clock, and of all cores together (which other programs disturb less)."""
     result = function()  # conversion, compilation and caches
-    times = []
+    walls, cores = [], []
     for _ in range(repeat):
         if result.is_cuda:
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         result = function()
         if result.is_cuda:
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return times, result
+        walls.append(time.perf_counter() - start)
+        cores.append(time.process_time() - used)
+    return statistics.median(walls), statistics.median(cores), result
 
 
 def per_slice(
     slices: int, size: int, repeat: int, supports: tuple[int, ...], device: torch.device
 ) -> list[dict[str, Any]]:
-    """One row for each model, K and precision that the device has: median ms a slice and the ratio to the
-    plain loop of WRN50-2, side by side in one process."""
+    """One row for each model, K, precision that the device has, and whether the supports are encoded in the
+    run or kept: median ms a slice and the ratio to the plain loop of WRN50-2, side by side in one process."""
     from D24FADLib.errors import InputError
     from D24FADLib.inference.models import load_model
 
@@ -112,21 +138,26 @@ def per_slice(
         for name, model in models.items():
             model = copy.deepcopy(model).to(device)
             with torch.inference_mode():
-                plain, expected = seconds(partial(plain_loop, model, query, normals), repeat)
-            base = statistics.median(plain) / slices * 1e3
-            wide = wide or base
-            for precision in ("f32", "bf16", "f16"):
+                plain, plain_cores, expected = seconds(partial(plain_loop, model, query, normals), repeat)
+            wide = wide or plain
+            for precision, kept in itertools.product(("f32", "bf16", "f16"), (False, True)):
+                case = {
+                    "model": name,
+                    "K": count,
+                    "precision": precision,
+                    "supports": "kept" if kept else "run",
+                }
                 try:
-                    run = ours(model, precision, query, normals)
+                    run = ours(model, precision, query, normals, kept)
                 except InputError as error:
-                    rows.append({"model": name, "K": count, "precision": precision, "note": str(error)})
+                    rows.append({**case, "note": str(error)})
                     continue
-                times, result = seconds(run, repeat)
-                own = statistics.median(times) / slices * 1e3
+                own, cores, result = seconds(run, repeat)
                 rows.append(
                     {
-                        "model": name, "K": count, "precision": precision, "ms": own, "plain_ms": base,
-                        "ratio": base / own, "ratio_to_wide": wide / own,
+                        **case, "ratio": plain / own, "ratio_of_cores": plain_cores / cores,
+                        "ratio_to_wide": wide / own, "ms": own / slices * 1e3,
+                        "plain_ms": plain / slices * 1e3,
                         "deviation": float((result.cpu() - expected.cpu()).abs().max()),
                     }
                 )  # fmt: skip

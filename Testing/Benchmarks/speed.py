@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def part_studies(args: argparse.Namespace) -> list[Row]:
     rows = []
     for size, supports in cases:
         voxels = size[0] * size[1] * size[2]
-        if voxels > args.most_voxels:
+        if _named(size) not in args.sizes:
             continue
         repeat = min(args.repeat, 3) if voxels >= _LARGE else args.repeat
         with tempfile.TemporaryDirectory() as folder:
@@ -78,9 +79,13 @@ def part_studies(args: argparse.Namespace) -> list[Row]:
             timed_detection(paths, cache, ["--reference-cache"])
             for name, options in (("cold", []), ("kept references", ["--reference-cache"])):
                 found = median_of([timed_detection(paths, cache, options) for _ in range(repeat)])
-                row = {"size": "x".join(map(str, size)), "K": supports, "mode": name, **found}
+                row = {"size": _named(size), "K": supports, "mode": name, **found}
                 rows.append({**row, "us_per_voxel": found["wall"] / voxels * 1e6})
     return rows
+
+
+def _named(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))
 
 
 def part_startup(args: argparse.Namespace) -> list[Row]:
@@ -125,7 +130,7 @@ def part_gpu(args: argparse.Namespace) -> list[Row]:
         note = "no CUDA card here: these figures, and everything on CUDA and MPS, are untested on hardware"
         return [{"note": note}, *roofline(4, 256)]
     device = torch.device("cuda")
-    rows = per_slice(64, 256, args.repeat, (4,), device)
+    rows = per_slice(256, 256, args.repeat, (4,), device)
     name = torch.cuda.get_device_name(device)
     return [{"device": name, "slices_per_s": 1e3 / r["ms"] if "ms" in r else None, **r} for r in rows] + [
         *roofline(4, 256)
@@ -137,7 +142,9 @@ def markdown(results: dict[str, list[Row]], about: Row) -> str:
     for part, rows in results.items():
         columns = list(dict.fromkeys(key for row in rows for key in row))
         # ratios first
-        columns.sort(key=lambda c: (c not in ("model", "K", "precision", "size", "mode"), "ratio" not in c))
+        columns.sort(
+            key=lambda c: (c not in ("model", "K", "precision", "supports", "size", "mode"), "ratio" not in c)
+        )
         lines += [f"## {part}", "", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
         lines += [f"| {' | '.join(_shown(row.get(c, '')) for c in columns)} |" for row in rows]
         lines.append("")
@@ -156,7 +163,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="runs of each case; their median is shown")
     parser.add_argument("--slices", type=int, default=16, help="query slices of a run in part slices")
     parser.add_argument("--supports", type=int, nargs="+", default=[2, 4, 8], help="K of part slices")
-    parser.add_argument("--most-voxels", type=float, default=1e9, help="leave out larger studies")
+    names = [_named(size) for size in SIZES]
+    parser.add_argument("--sizes", nargs="+", choices=names, default=names, help="of part studies")
     parser.add_argument("--output", type=Path, required=True, help="folder of speed.md and speed.json")
     args = parser.parse_args()
     about = machine()

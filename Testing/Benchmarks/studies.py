@@ -45,14 +45,16 @@ def write_studies(folder: Path, size: Sequence[int], supports: int) -> list[Path
 _CHILD = (
     "import json, resource, subprocess, sys; "
     "done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, check=True); "
-    "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss; "
+    "used = resource.getrusage(resource.RUSAGE_CHILDREN); "
     "last = json.loads(done.stdout.splitlines()[-1]); "
-    "print(json.dumps({'seconds': last['seconds'], 'peak_gib': peak / 2**20}))"
+    "print(json.dumps({'of_cores': used.ru_utime + used.ru_stime, 'peak_gib': used.ru_maxrss / 2**20, "
+    "'seconds': last['seconds']}))"
 )
 
 
 def timed_detection(paths: Sequence[Path], cache: Path, options: Sequence[str] = ()) -> dict[str, Any]:
-    """Wall seconds, seconds by stage and peak memory (GiB) of `d24fad detect`, file to outputs."""
+    """Wall seconds, seconds of all cores together, peak memory (GiB) and wall seconds by stage of
+    `d24fad detect`, file to outputs."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "D24FADLib", "detect", str(paths[0]), "--json", "--overwrite"]
         command += ["--align", "affine", "--output", f"{folder}/results", *options]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -13,10 +16,11 @@ from D24FADLib.benchmark.judgement import GRID, Judgement, calibrated_threshold
 from D24FADLib.benchmark.padim import PaDiM, mahalanobis
 from D24FADLib.benchmark.patchcore import PatchCore, nearest
 from D24FADLib.benchmark.shipped import ShippedMethod
-from D24FADLib.inference.calibration import calibrate, robust_maximum, smooth
+from D24FADLib.inference.calibration import calibrate, smooth
 from D24FADLib.inference.comparison import Comparer, Evidence
+from D24FADLib.inference.pictures import PictureComparer, PictureEvidence
 from D24FADLib.network.efficientnet_lite import EfficientNetLite0
-from D24FADLib.network.model import D24FADModel
+from D24FADLib.network.model import D24FADModel, upsampled_sum
 
 SIZE = 64
 
@@ -180,7 +184,23 @@ def test_shipped_is_the_librarys_comparison_and_calibration(model: D24FADModel, 
     fitted = calibrate(np.stack([smooth(o.numpy(), (0, 1, 1)) for o in left_out]), (1.0, 4.0, 4.0))
     deep = np.full((1, *grid), np.inf, np.float32)
     expected = fitted.scores(smooth(reduced.numpy(), (0, 1, 1)), deep)
-    assert judged.own[1] == pytest.approx(robust_maximum(expected), rel=1e-5)
+    highest = np.sort(smooth(reduced.numpy(), (0, 1, 1)).ravel())[::-1]
+    assert judged.own[1] == pytest.approx(np.log(highest[: len(highest) // 4].mean()), rel=1e-4)
+    expected_map = upsampled_sum([torch.from_numpy(expected)], (64, 64))[0].numpy()
+    np.testing.assert_allclose(judged.maps[1], expected_map, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(judged.weights[1], weights[0].mean(0), rtol=1e-5)
-    assert judged.own[1] == pytest.approx(np.sort(expected.ravel())[-5:].mean(), rel=1e-5)
     assert judged.threshold >= 2.0
+
+
+def test_shipped_compares_pictures_as_the_detector_does(model: D24FADModel, images: Tensor) -> None:
+    evidence = PictureEvidence(((SIZE, 8), (SIZE, 16)), ((SIZE // 2, 32),))
+    method = ShippedMethod(model, {"pictures": json.loads(json.dumps(asdict(evidence)))}, "random", "torch")
+    features = method.encoder(images)
+    query, supports = [f[:2] for f in features], [f[2:] for f in features]
+    judged = method.judge(query, supports, [4])[4]
+    comparer = PictureComparer(model, evidence, torch.device("cpu"))
+    found = comparer.compare(comparer.encode(images[:2]), comparer.encode_supports(images[2:]))
+    whole = smooth(found.overall[0].numpy(), (0, 1, 1))
+    expected = [np.log(np.sort(m.ravel())[-len(m.ravel()) // 4 :].mean()) for m in whole]
+    np.testing.assert_allclose(judged.own, expected, rtol=1e-4)
+    np.testing.assert_allclose(judged.weights[1], found.weights, rtol=1e-4)

@@ -6,12 +6,18 @@ import argparse
 import json
 import shutil
 import socket
+import ssl
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -21,7 +27,7 @@ from dicom_factory import SeriesSpec, phantom, reread, write_series
 from D24FADLib.commands import send as send_command
 from D24FADLib.commands.progress import TerminalReporter
 from D24FADLib.dicom.export import KINDS, Exported, export_detection
-from D24FADLib.dicom.send import collect, parse_address, send_cstore, send_stow
+from D24FADLib.dicom.send import Tls, collect, parse_address, send_cstore, send_stow
 from D24FADLib.dicom.series import read_files
 from D24FADLib.errors import InputError
 
@@ -58,11 +64,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
+@contextmanager
+def orthanc(folder: Path, more: dict[str, object]) -> Iterator[Archive]:
+    """A running Orthanc with its own storage."""
     if ORTHANC is None or not PLUGIN.exists():
         pytest.skip("Orthanc is not installed (apt: orthanc orthanc-dicomweb)")
-    folder = tmp_path_factory.mktemp("orthanc")
     dicom, http, mover = free_port(), free_port(), free_port()
     config = {
         "Name": "test",
@@ -83,27 +89,76 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
         "DicomModalities": {"mover": ["MOVER", "127.0.0.1", mover]},
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
     }
-    (folder / "orthanc.json").write_text(json.dumps(config))
+    (folder / "orthanc.json").write_text(json.dumps({**config, **more}))
     log = (folder / "log.txt").open("w")
     process = subprocess.Popen([ORTHANC, str(folder / "orthanc.json")], stdout=log, stderr=subprocess.STDOUT)
-    archive = Archive(
-        f"127.0.0.1:{dicom}", f"http://127.0.0.1:{http}/dicom-web", f"http://127.0.0.1:{http}", mover
-    )
+    rest = f"http://localhost:{http}"
     try:
         for _ in range(300):
-            try:
-                archive.count()
+            with suppress(OSError), socket.create_connection(("127.0.0.1", http), timeout=1):
                 break
-            except OSError:
-                assert process.poll() is None, (folder / "log.txt").read_text()[-2000:]
-                time.sleep(0.1)
+            assert process.poll() is None, (folder / "log.txt").read_text()[-2000:]
+            time.sleep(0.1)
         else:
             pytest.fail("Orthanc did not start: " + (folder / "log.txt").read_text()[-2000:])
-        yield archive
+        yield Archive(f"localhost:{dicom}", f"{rest}/dicom-web", rest, mover)
     finally:
         process.terminate()
         process.wait(timeout=20)
         log.close()
+
+
+@contextmanager
+def https_before(archive: Archive, certificate: Path, key: Path) -> Iterator[str]:
+    """The archive's DICOMweb service behind a proxy that speaks TLS, as hospitals run it."""
+
+    class Forward(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            chunked = "Content-Length" not in self.headers
+            while chunked:  # as the client sends larger bodies
+                chunk = self.rfile.read(int(self.rfile.readline(), 16))
+                self.rfile.readline()
+                body += chunk
+                chunked = bool(chunk)
+            passed = ("content-type", "accept", "authorization")
+            kept = {name: value for name, value in self.headers.items() if name.lower() in passed}
+            request = urllib.request.Request(archive.rest + self.path, body, kept, method="POST")
+            try:
+                with urllib.request.urlopen(request, timeout=20) as answer:
+                    self.reply(answer.status, answer.headers, answer.read())
+            except urllib.error.HTTPError as error:
+                self.reply(error.code, error.headers, error.read())
+
+        def reply(self, status: int, kept: Message, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kept.get("Content-Type", "text/plain"))
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Forward)
+    proxy.socket = context.wrap_socket(proxy.socket, server_side=True)
+    thread = Thread(target=proxy.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"https://localhost:{proxy.server_port}/dicom-web"
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
+    with orthanc(tmp_path_factory.mktemp("orthanc"), {}) as archive:
+        yield archive
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +308,52 @@ def test_wrong_titles_and_addresses_are_explained(server: Archive, exported: Exp
         send_cstore(folder, server.dicom, called="MUCH-TOO-LONG-A-TITLE")
     with pytest.raises(InputError, match="--auth-file"):
         send_stow(folder, "http://user:secret@127.0.0.1/dicom-web")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed (apt: openssl)")
+def test_encrypted_with_certificates_of_both_sides(exported: Exported, tmp_path: Path) -> None:
+    """C-STORE over TLS and STOW-RS over https with a password, to a real archive; refused without trust."""
+    certificates: dict[str, Path] = {}
+    for name in ("server", "client", "stranger"):
+        key, cert = tmp_path / f"{name}.key", tmp_path / f"{name}.crt"
+        subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
+        subprocess.run([*command, "-keyout", key, "-out", cert], check=True, capture_output=True)
+        certificates[name] = cert
+    secured = {
+        "DicomTlsEnabled": True,
+        "DicomTlsCertificate": str(certificates["server"]),
+        "DicomTlsPrivateKey": str(tmp_path / "server.key"),
+        "DicomTlsTrustedCertificates": str(certificates["client"]),
+        "AuthenticationEnabled": True,
+        "RegisteredUsers": {"reader": "secret"},
+    }
+    folder = next(iter(exported.files.values())).parent
+    tls = Tls(certificates["server"], certificates["client"], tmp_path / "client.key")
+    with (
+        orthanc(tmp_path, secured) as archive,
+        https_before(archive, certificates["server"], tmp_path / "server.key") as web,
+    ):
+        results = send_cstore(folder, archive.dicom, called="ORTHANC", tls=tls)
+        assert [r.answer for r in results] == ["stored"] * len(KINDS)
+        for other in (None, Tls(), Tls(certificates["stranger"], tls.certificate, tls.key)):
+            with pytest.raises(InputError, match=r"TLS"):
+                send_cstore(folder, archive.dicom, called="ORTHANC", tls=other, timeout=5)
+        results = send_stow(folder, web, "reader", "secret", tls=Tls(certificates["server"]))
+        assert [r.ok for r in results] == [True] * len(KINDS)
+        with pytest.raises(InputError, match="no encrypted connection"):
+            send_stow(folder, web, "reader", "secret")
+        with pytest.raises(InputError, match="asks for a user"):
+            send_stow(folder, web, tls=Tls(certificates["server"]))
+
+
+def test_secrets_are_not_sent_in_the_open(exported: Exported, tmp_path: Path) -> None:
+    folder = next(iter(exported.files.values())).parent
+    with pytest.raises(InputError, match="unencrypted"):
+        send_stow(folder, "http://archive.example/dicom-web", token="abc")
+    (tmp_path / "no.pem").write_text("no certificate")
+    with pytest.raises(InputError, match=r"no\.pem"):
+        send_cstore(folder, "localhost:104", tls=Tls(tmp_path / "no.pem"))
 
 
 def test_folders_without_dicom_are_explained(tmp_path: Path) -> None:

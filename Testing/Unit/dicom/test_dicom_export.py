@@ -452,3 +452,15 @@ def test_nothing_is_written_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(OutputError, match="cannot be written"):
         export_detection(detection, paths, tmp_path / "taken")
     assert (tmp_path / "taken").read_text() == "a file where the folder should be"
+
+
+@pytest.mark.parametrize(
+    ("orientation", "sides"), [(AXIAL, ("R", "A")), (SAGITTAL, ("A", "H")), ((-1, 0, 0, 0, 1, 0), ("L", "A"))]
+)
+def test_the_page_marks_the_patients_sides(orientation: tuple[float, ...], sides: tuple[str, str]) -> None:
+    from D24FADLib.dicom.overview import draw
+
+    volume = np.random.default_rng(0).random((4, 20, 24))
+    figure = draw(volume, volume, np.zeros((4, 20, 24), int), (), (), 0.9, 1.0, orientation)
+    shown = [tuple(text.get_text() for text in axes.texts) for axes in figure.axes]
+    assert set(shown) == {sides}

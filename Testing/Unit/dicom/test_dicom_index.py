@@ -7,7 +7,6 @@ import json
 import os
 import sqlite3
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
@@ -137,38 +136,21 @@ def test_several_processes_find_the_same(tmp_path: Path) -> None:
     assert alone.problems == together.problems
 
 
-def test_a_file_that_ends_its_reader_costs_that_file_only(tmp_path: Path) -> None:
+def test_a_file_that_ends_its_reader_costs_that_file_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker that dies of one path, as of a decoder's crash, is replaced."""
     from D24FADLib.dicom import scan
 
     paths = [str(p) for p in write_series(tmp_path, SeriesSpec(phantom(12)))]
-    original = scan._start
-
-    def start(salt: bytes) -> subprocess.Popen[str]:
-        code = (
-            "import os, sys\nfrom D24FADLib.dicom import records, scan\nkeep = scan.record_of\n"
-            "scan.record_of = lambda p, s: os._exit(9) if 'img005' in p else keep(p, "
-            "s)\nsys.exit(scan.main())"
-        )
-        worker = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(scan.__file__).parents[2])},
-        )
-        assert worker.stdin is not None
-        worker.stdin.write(json.dumps(salt.hex()) + "\n")
-        return worker
-
-    scan._start = start
-    try:
-        records = dict(scan._scan_parallel(paths, b"salt", 2))
-    finally:
-        scan._start = original
-    assert set(records) == set(paths)
-    bad = [path for path, record in records.items() if "problem" in record]
-    assert [Path(path).name for path in bad] == ["img005.dcm"]
+    code = (
+        "import os, sys\nfrom D24FADLib.dicom import scan\nkeep = scan.row_of\n"
+        "scan.row_of = lambda p, s: os._exit(9) if 'img005' in p else keep(p, s)\nsys.exit(scan.main())"
+    )
+    monkeypatch.setattr(scan, "_COMMAND", [sys.executable, "-c", code])
+    rows = dict(scan._scan_parallel(paths, b"salt", 2))
+    assert set(rows) == set(paths)
+    assert [Path(path).name for path, row in rows.items() if row.problem] == ["img005.dcm"]
 
 
 def test_progress_and_stop(tmp_path: Path) -> None:

@@ -7,9 +7,13 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from detections import REFERENCE_NAMES, detection_for
 from dicom_factory import PHI, SeriesSpec, phantom, reread, write_series
@@ -75,6 +79,80 @@ def test_from_dicom_to_dicom_by_the_options(
     for path in (tmp_path / "cache").rglob("*"):
         if path.is_file():
             assert_clean(path.read_bytes().decode("latin-1"))
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Iterator[list[str]]:
+    """Every path that Python opens for writing, creates or renames to in the test."""
+    seen: list[str] = []
+    watching = True
+
+    def hook(event: str, args: tuple) -> None:
+        if not watching:
+            return
+        if event == "open" and isinstance(args[2], int):
+            if args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                seen.append(str(args[0]))
+        elif event in ("os.mkdir", "tempfile.mkstemp", "tempfile.mkdtemp", "os.rename"):
+            seen.append(str(args[event == "os.rename"]))
+
+    sys.addaudithook(hook)  # for good: Python has no way to take one off
+    yield seen
+    watching = False
+
+
+@pytest.mark.parametrize("way", ["by series", "by path"])
+def test_a_whole_run_names_nobody(
+    tmp_path: Path,
+    simulated: Any,
+    small_model: Path,
+    written: list[str],
+    way: str,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Patients' names in headers, file and folder names: none in messages, run.json, or names of files."""
+    from D24FADLib.cli import main
+
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("matplotlib").setLevel(logging.INFO)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    tempfile.tempdir = None
+    folders, specs = [], []
+    for number, volume in enumerate([simulated.query, *simulated.supports[:2]]):
+        voxels = np.round(np.asarray(volume.array(), float) * 1000 / volume.array().max()).astype(np.int16)
+        phi = {**PHI, "PatientID": f"PID7734921-{number}"}
+        specs.append(SeriesSpec(voxels, spacing=volume.spacing, phi=phi))
+        folders.append(tmp_path / "in" / f"Quillfeather_{number}_19310417")
+        write_series(folders[-1], specs[-1], [f"ACC5582013_{k}.dcm" for k in range(len(voxels))])
+    (folders[0] / "PID7734921.dcm").write_bytes((folders[0] / "ACC5582013_0.dcm").read_bytes()[:-9])
+    (folders[0] / "Zebulon.txt").write_text("no DICOM")
+    written.clear()
+    quick = ["--model", str(small_model), "--device", "cpu", "--runtime", "torch", "--align", "none"]
+    out = ["--output", str(tmp_path / "out"), "--dicom-output", str(tmp_path / "dicom")]
+    if way == "by series":
+        uids = [spec.series_uid for spec in specs]
+        query = ["--dicom", str(tmp_path / "in"), "--query-series", uids[0], "--support-series", *uids[1:]]
+    else:
+        query = [str(folders[0]), "--support", str(folders[1]), "--support", str(folders[2])]
+    assert main(["detect", *query, *quick, *out]) == 0
+    said = capfd.readouterr()
+    assert "withheld" in said.err  # the cut-off file is spoken of
+    assert_clean(said.out + said.err + caplog.text)
+    results = list((tmp_path / "out").rglob("*"))
+    assert {"run.json", "findings.csv"} <= {path.name for path in results}
+    for path in [*results, *(tmp_path / "cache").rglob("*")]:
+        if path.suffix == ".sqlite":  # the index has to know where the files lie
+            assert path.stat().st_mode & 0o777 == 0o600
+        elif path.is_file():
+            assert_clean(path.read_bytes().decode("latin-1"))
+    names = [path for path in written if str(tmp_path / "in") not in path]
+    assert any("run.json" in path for path in names)
+    assert_clean(" ".join(names))
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_unsuitable_references_are_refused_unless_told(tmp_path: Path) -> None:

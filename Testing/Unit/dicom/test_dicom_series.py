@@ -6,6 +6,8 @@ import glob
 import random
 import shutil
 import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -376,22 +378,21 @@ def test_a_decoder_that_hangs_or_crashes_costs_its_image_only(
         assert time.perf_counter() - begin < 10
 
 
-def test_a_missing_decoder_is_named(tmp_path: Path) -> None:
-    """In a process whose JPEG 2000 decoders cannot be imported."""
-    import sys
-    import textwrap
-
-    paths = write_series(tmp_path, SeriesSpec(phantom(3, 64, 72).astype(np.uint16)))
-    for path in paths:
-        reread(path, lambda ds: ds.compress("1.2.840.10008.1.2.4.90", generate_instance_uid=False))
+def read_without_decoders(paths: list[Path], target: Path) -> str:
+    """Read in a process in which no decoder of pydicom can be imported; voxels to `target`, or the error."""
+    block = (
+        "import sys\nfor n in ('pylibjpeg', 'openjpeg', 'libjpeg', 'gdcm', 'PIL'): sys.modules[n] = None\n"
+    )
+    child = block + "from D24FADLib.dicom import decoding\nsys.exit(decoding.main())"
     code = f"""
-        import sys
-        for name in ("pylibjpeg", "openjpeg", "gdcm", "PIL"):
-            sys.modules[name] = None
+        exec({block!r})
+        import numpy as np
+        from D24FADLib.dicom import decoding
         from D24FADLib.dicom.series import read_files
         from D24FADLib.errors import InputError
+        decoding.COMMAND = [sys.executable, "-c", {child!r}]
         try:
-            read_files({[str(p) for p in paths]!r}, "series")
+            np.save({str(target)!r}, read_files({[str(p) for p in paths]!r}, "series").volume.array())
         except InputError as error:
             print(error)
     """
@@ -402,7 +403,25 @@ def test_a_missing_decoder_is_named(tmp_path: Path) -> None:
         check=True,
         cwd=Path(__file__).resolve().parents[3],
     )
-    assert "needs a decoder that is not installed. Install d24fad[dicom]" in done.stdout
+    return done.stdout
+
+
+def test_where_a_decoder_is_missing_itk_stands_in(tmp_path: Path) -> None:
+    voxels = phantom(3, 64, 72) - 300  # signed, with a rescale that ITK applies and that must not be twice
+    paths = write_series(tmp_path, SeriesSpec(voxels, modality="CT", slope=2.0, intercept=-1024.0))
+    for path in paths:
+        reread(path, lambda ds: ds.compress("1.2.840.10008.1.2.4.90", generate_instance_uid=False))
+    assert read_without_decoders(paths, tmp_path / "a.npy") == ""
+    assert np.array_equal(np.load(tmp_path / "a.npy"), voxels * 2.0 - 1024)
+
+
+def test_a_missing_decoder_is_named(tmp_path: Path) -> None:
+    """Of an enhanced object, for which nothing stands in."""
+    path = multiframe(SeriesSpec(phantom(3, 64, 72).astype(np.uint16)), tmp_path / "e.dcm")
+    reread(path, lambda ds: ds.compress("1.2.840.10008.1.2.4.90", generate_instance_uid=False))
+    said = read_without_decoders([path], tmp_path / "a.npy")
+    assert "needs a decoder that is not installed. Install d24fad[dicom]" in said
+    assert not (tmp_path / "a.npy").exists()
 
 
 def test_enhanced_multiframe_of_two_phases_is_split(tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""Outputs are there whole or not at all, whatever interrupts the writing."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from D24FADLib.errors import OutputError
+from D24FADLib.inference import outputs
+from D24FADLib.inference.outputs import write_outputs
+from D24FADLib.inference.undisturbed import undisturbed
+
+
+@pytest.fixture
+def interrupting(monkeypatch: pytest.MonkeyPatch):
+    """SIGINT is sent at the n-th move of a file into the output folder."""
+
+    def at(number: int) -> None:
+        moves = 0
+        real = os.replace
+
+        def replace(a, b) -> None:
+            nonlocal moves
+            moves += Path(b).parent.name == "results"
+            if Path(b).parent.name == "results" and moves == number:
+                signal.raise_signal(signal.SIGINT)
+            real(a, b)
+
+        monkeypatch.setattr(outputs.os, "replace", replace)
+
+    return at
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_an_interruption_while_files_move_over_comes_after_them(
+    detected, tmp_path: Path, interrupting, number: int
+) -> None:
+    folder = tmp_path / "results"
+    write_outputs(detected, folder)
+    names = {p.name for p in folder.iterdir()}
+    for path in folder.iterdir():
+        path.write_bytes(b"of an earlier run")
+    interrupting(number)
+    with pytest.raises(KeyboardInterrupt):
+        write_outputs(detected, folder, overwrite=True)
+    assert {p.name for p in folder.iterdir()} == names
+    assert not [p.name for p in folder.iterdir() if p.read_bytes() == b"of an earlier run"]
+    assert [p.name for p in tmp_path.iterdir()] == ["results"]
+
+
+def test_an_interruption_before_that_leaves_nothing(detected, tmp_path: Path) -> None:
+    def progress(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_outputs(detected, tmp_path / "results", progress=progress)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_room_is_said_and_nothing_is_left(detected, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
+    try:
+        with pytest.raises(OutputError, match="cannot be written"):
+            write_outputs(detected, tmp_path / "results")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_both_signals_wait_and_the_first_is_delivered() -> None:
+    seen: list[str] = []
+
+    def work() -> None:
+        with undisturbed():
+            signal.raise_signal(signal.SIGINT)
+            seen.append("still here")
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert seen == ["still here"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_another_thread_is_left_alone() -> None:
+    done: list[bool] = []
+
+    def work() -> None:
+        with undisturbed():
+            done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [True]
