@@ -139,12 +139,8 @@ def _detect(
     findings, labels = find(
         anomaly_map, np.inf if withheld else threshold, prepared.plane, scored.min_volume_ml
     )
-<<<<<<< HEAD
-    findings = explain(scored.rated(findings), prepared, comparer, size, shares, compared.levels)
-    findings = name_departures(findings, prepared, scored.parts)
-=======
     findings = explain(scored.rated(findings), prepared, comparer, size, shares, judged.kept, compared.levels)
->>>>>>> main
+    findings = name_departures(findings, prepared, scored.parts)
     unusual = scored.unusual()
     expected_normal = place.expected_normal(shares)
     prepared.forget_supports()
