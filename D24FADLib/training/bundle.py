@@ -64,8 +64,8 @@ def metadata(training: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def how_compared(recipe: str) -> dict[str, Any]:
-    """What detection reads of a bundle: how slices, and but for the paper's recipe pictures and gray volumes, are
-    compared."""
+    """What detection reads of a bundle: how slices, and but for the paper's recipe pictures and gray volumes,
+    are compared."""
     from D24FADLib.inference.pictures import PictureEvidence
     from D24FADLib.inference.volumes import VolumeEvidence
 
