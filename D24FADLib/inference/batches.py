@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from D24FADLib.inference.comparison import Comparer
-
 # what `Comparer.batch` takes, for some slices: images, covered, the supports' known features
 Inputs = Callable[[slice], tuple[Tensor, Tensor, list[Tensor] | None]]
 Result = tuple[Tensor, ...]
+
+
+class Compares(Protocol):
+    """Something that turns a batch into tensors, slices first (see `comparison.Comparer`)."""
+
+    device: torch.device
+
+    def batch(
+        self, images: Tensor, covered: Tensor, known: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor | None, ...]: ...
+
+    def on_cpu(self) -> Compares: ...
 
 
 def workers_on(device: torch.device) -> int:
@@ -37,7 +46,7 @@ class Batches:
     even one slice fits, the processor takes over, and `notes` says so.
     """
 
-    def __init__(self, comparer: Comparer, workers: int | None = None) -> None:
+    def __init__(self, comparer: Compares, workers: int | None = None) -> None:
         self.notes: list[str] = []
         self._comparer = comparer
         self._workers = workers or workers_on(comparer.device)
@@ -86,7 +95,7 @@ class Batches:
             start = piece.stop
         return done
 
-    def _make_room(self, slices: int, used: Comparer) -> None:
+    def _make_room(self, slices: int, used: Compares) -> None:
         if used.device.type == "cuda":
             torch.cuda.empty_cache()
         with self._lock:

@@ -8,7 +8,8 @@ teacher: 1 - cosine between the query's teacher features and the nearest support
     one position around (PatchCore's idea restricted to a neighbourhood, which aligned supports allow).
     The student decodes a 1/32 embedding and blurs what is small; the teacher's own features keep it.
 
-Pictures, which nothing aligns, are compared by `pictures` instead, where the model's metadata has it so.
+Where the model's metadata has it so, pictures, which nothing aligns, are compared by `pictures` instead, and
+gray volumes by `volumes` (its features by `mahalanobis`).
 
 All maps live on the grid of the finest features (a quarter of the input's pixels): residuals are smooth,
 and the study's own grid is reached by one interpolation at the very end.
@@ -27,7 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from D24FADLib.errors import Cancelled
-from D24FADLib.inference.batches import Batches, Inputs
+from D24FADLib.inference.batches import Batches, Compares, Inputs
+from D24FADLib.inference.mahalanobis import MOST_SLICES, WIDTH, distances, smoothed_in_plane
 from D24FADLib.inference.pictures import PictureComparer, PictureEvidence
 from D24FADLib.inference.preparation import Box, Prepared, on_grid
 from D24FADLib.inference.residuals import (
@@ -39,6 +41,7 @@ from D24FADLib.inference.residuals import (
     weighted_residuals,
 )
 from D24FADLib.inference.runtimes import Encoder, TorchEncoder, choose_encoder
+from D24FADLib.inference.volumes import Appearance, VolumeEvidence, appearance_of, pitch_of
 from D24FADLib.network.model import D24FADModel
 
 
@@ -61,6 +64,8 @@ class Comparison:
     covered: how many supports reach each position, (n, h, w). notes: what the reader should know.
     overall: of pictures, what their score is read from in place of reduced and left_out (without any, full).
     levels: of pictures, the distances to each support, (K, h, w) a local level.
+    evidence, appearance: of volumes compared by `volumes`, with the texture's distances as full, reduced and
+    left_out, smoothed already.
     """
 
     full: NDArray[np.float32]
@@ -71,6 +76,8 @@ class Comparison:
     notes: tuple[str, ...] = ()
     overall: tuple[NDArray[np.float32], NDArray[np.float32] | None] | None = None
     levels: tuple[NDArray[np.float32], ...] = ()
+    evidence: VolumeEvidence | None = None
+    appearance: Appearance | None = None
 
 
 def input_size(rows: float, cols: float, size: int, stride: int) -> tuple[int, int]:
@@ -119,31 +126,40 @@ class Comparer:
         device: torch.device,
         encoder: Encoder | None = None,
         pictures: PictureEvidence | None = None,
+        volumes: VolumeEvidence | None = None,
     ) -> None:
         self.model = model.to(device).eval()
         self.evidence = evidence
         self.device = device
         self.encoder = encoder or TorchEncoder(self.model, device)
         self.pictures = PictureComparer(self.model, pictures, device) if pictures else None
+        self.volumes = volumes
 
     def on_cpu(self) -> Comparer:
         """The same on the processor."""
         cpu = torch.device("cpu")
         model = copy.deepcopy(self.model).to(cpu)
         pictures = self.pictures.evidence if self.pictures else None
-        return Comparer(model, self.evidence, cpu, choose_encoder("auto", model, cpu), pictures)
+        encoder = choose_encoder("auto", model, cpu)
+        return Comparer(model, self.evidence, cpu, encoder, pictures, self.volumes)
 
     def batch(
         self, images: Tensor, covered: Tensor, known: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         """One batch of slices, encoded and compared; images: (1 + K, B, 3, H, W), the query first, or the
-        query's alone where the supports' features are `known` (and left_out, then None, too)."""
-        with torch.inference_mode():
-            features = [f.unflatten(0, images.shape[:2]) for f in self.encoder(images.flatten(0, 1))]
-            if known is None:
-                return self.compare_features(features, covered)
-            joined = [torch.cat([f, k.to(f.device)]) for f, k in zip(features, known, strict=True)]
-            return self.compare_features(joined, covered, query_only=True)
+        query's alone where the supports' features are `known` (and left_out, then None, too). As
+        `compare_features`, but for left_out, which has slices first, as the rest: (B, K, h, w)."""
+        features = self.encode(images, known)
+        full, reduced, left_out, weights = self.compare_features(features, covered, known is not None)
+        return full, reduced, None if left_out is None else left_out.transpose(0, 1), weights
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, known: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Features (1 + K, B, C, h, w), the teacher's and the student's, of the images of `batch`."""
+        features = [f.unflatten(0, images.shape[:2]) for f in self.encoder(images.flatten(0, 1))]
+        if known is None:
+            return features
+        return [torch.cat([f, k.to(f.device)]) for f, k in zip(features, known, strict=True)]
 
     @torch.inference_mode()
     def compare_features(
@@ -190,6 +206,26 @@ class Comparer:
         return distances + ~covered.to(distances.device) * 6.0  # the worst residual of three scales
 
 
+class FeatureKeeper:
+    """In the comparer's place where all slices' features are needed together: `batch` gives the teacher's
+    finest ones, smoothed in plane, (B, 1 + K, C, h, w) float16, and the weights (B, scales, K)."""
+
+    def __init__(self, comparer: Comparer) -> None:
+        self.device = comparer.device
+        self._comparer = comparer
+
+    def on_cpu(self) -> FeatureKeeper:
+        return FeatureKeeper(self._comparer.on_cpu())
+
+    @torch.inference_mode()
+    def batch(
+        self, images: Tensor, covered: Tensor, known: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        features = self._comparer.encode(images, known)
+        weights = subset_weights(self._comparer.model.weighting, features[3:])[0]
+        return smoothed_in_plane(features[0]).transpose(0, 1), weights
+
+
 def compare(
     prepared: Prepared,
     comparer: Comparer,
@@ -202,8 +238,7 @@ def compare(
 
     Where the device's memory does not hold a batch, see `Batches`. Raises Cancelled between batches.
     """
-    part = prepared.box
-    count, rows, cols = (side.stop - side.start for side in part)
+    count = prepared.box[0].stop - prepared.box[0].start
     if comparer.pictures is not None and count == 1:
         if progress:
             progress("compare", 0, 1)
@@ -211,21 +246,53 @@ def compare(
         if progress:
             progress("compare", 1, 1)
         return compared
-    shape = input_size(rows * prepared.spacing[1], cols * prepared.spacing[2], size, comparer.model.stride)
-    grid = (shape[0] // 4, shape[1] // 4)
+    shape = _input_shape(prepared, comparer, size)
 
+    def in_batches(worker: Compares) -> tuple[list[Tensor], NDArray[np.bool_], tuple[str, ...]]:
+        return _in_batches(prepared, worker, shape, batch, progress, should_cancel)
+
+    if comparer.volumes is not None and comparer.volumes.applies(prepared):
+        return _compare_volume(prepared, comparer.volumes, *in_batches(FeatureKeeper(comparer)))
+    parts, reach, notes = in_batches(comparer)
+    full, weights = parts[0].numpy(), parts[-1].numpy()
+    covered = reach.sum(axis=0).astype(np.int16)
+    if len(prepared.supports) == 1:
+        return Comparison(full, None, None, weights, covered, notes)
+    known = prepared.references
+    against_others = known.left_out if known else parts[2].transpose(0, 1).numpy()
+    judged = prepared.support_body_on(full.shape[1:]) & (covered > 1)  # itself and at least one other
+    left_out = np.where(judged, against_others, np.nan).astype(np.float32)
+    return Comparison(full, parts[1].numpy(), left_out, weights, covered, notes)
+
+
+def _input_shape(prepared: Prepared, comparer: Comparer, size: int) -> tuple[int, int]:
+    rows, cols = (side.stop - side.start for side in prepared.box[1:])
+    return input_size(rows * prepared.spacing[1], cols * prepared.spacing[2], size, comparer.model.stride)
+
+
+def _in_batches(
+    prepared: Prepared,
+    worker: Compares,
+    shape: tuple[int, int],
+    batch: int,
+    progress: Callable[[str, int, int], None] | None,
+    should_cancel: Callable[[], bool] | None,
+) -> tuple[list[Tensor], NDArray[np.bool_], tuple[str, ...]]:
+    """What a worker gives of all slices of the box, slices first; where the supports reach (K, n, h, w); and
+    notes."""
+    count = prepared.box[0].stop - prepared.box[0].start
     known = prepared.references
     inputs = inputs_of(
         [prepared.query, *(() if known else prepared.supports)],
         prepared.covered,
-        part,
+        prepared.box,
         shape,
         known.known if known else lambda chunk: None,
     )
     parts: list[tuple[Tensor, ...]] = []
     reach: list[Tensor] = []
     done = 0
-    with Batches(comparer) as batches:
+    with Batches(worker) as batches:
         results = batches.run(inputs, count, batch)
         while done < count:
             if should_cancel and should_cancel():
@@ -234,19 +301,33 @@ def compare(
                 progress("compare", done, count)
             done, result, covered = next(results)
             parts.append(result)
-            reach.append(covered.sum(0))
+            reach.append(covered)
     if progress:
         progress("compare", count, count)
-    weights = torch.cat([p[-1] for p in parts]).numpy()
-    covered_count = torch.cat(reach).numpy().astype(np.int16)
-    full = torch.cat([p[0] for p in parts]).numpy()
-    if len(prepared.supports) == 1:
-        return Comparison(full, None, None, weights, covered_count, tuple(batches.notes))
-    reduced = torch.cat([p[1] for p in parts]).numpy()
-    against_others = known.left_out if known else torch.cat([p[2] for p in parts], dim=1).numpy()
-    judged = prepared.support_body_on(grid) & (covered_count > 1)  # itself and at least one other
-    left_out = np.where(judged, against_others, np.nan).astype(np.float32)
-    return Comparison(full, reduced, left_out, weights, covered_count, tuple(batches.notes))
+    joined = [torch.cat(column) for column in zip(*parts, strict=True)]
+    return joined, torch.cat(reach, dim=1).numpy(), tuple(batches.notes)
+
+
+def _compare_volume(
+    prepared: Prepared,
+    evidence: VolumeEvidence,
+    parts: list[Tensor],
+    reach: NDArray[np.bool_],
+    notes: tuple[str, ...],
+) -> Comparison:
+    """A volume by the texture's distances and its appearance; see `volumes`."""
+    features, weights = parts
+    grid = (int(features.shape[-2]), int(features.shape[-1]))
+    covered = reach.sum(axis=0).astype(np.int16)
+    judged = prepared.support_body_on(grid) & (covered > 1)
+    pitch = pitch_of(prepared, (0, *grid))
+    across = min(WIDTH * (pitch[1] + pitch[2]) / 2 / pitch[0], MOST_SLICES)
+    full, own = distances(features.numpy(), reach, judged, across)
+    left_out = np.where(judged, own, np.nan).astype(np.float32)
+    appearance = appearance_of(prepared, grid) if evidence.appearance else None
+    return Comparison(
+        full, full, left_out, weights.numpy(), covered, notes, evidence=evidence, appearance=appearance
+    )
 
 
 def compare_pictures(prepared: Prepared, comparer: PictureComparer) -> Comparison:

@@ -21,7 +21,9 @@ class Finding:
     references tell; None where the map is not calibrated. What explains it (`explain`), of the ten strongest:
     weights: of each reference in its slice; residuals: 1 - cosine of the teacher's features at its peak to
     the nearest reference, at strides 4, 8 and 16; nearest_reference: the one most like it there, counted
-    from 1.
+    from 1. Of volumes whose map is fused (`fusion`), of all findings: departs_by: the kinds of evidence that
+    it rests on, the strongest first ("darker", "texture"; than the references); departures: the map of each
+    kind alone at its peak, in the order of `Detection.kinds`.
     """
 
     rank: int
@@ -35,6 +37,8 @@ class Finding:
     weights: tuple[float, ...] = ()
     residuals: tuple[float, ...] = ()
     nearest_reference: int | None = None
+    departs_by: tuple[str, ...] = ()
+    departures: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ class Detection:
     """The result of `detect`. Every volume lies on exactly the query's grid.
 
     `anomaly_map` is in standard deviations of the references' own variation where `calibrated`, else
-    the raw residual. `labels` (k, j, i) holds each finding's rank, 0 elsewhere. `score` is the study's
+    the raw residual; with `kinds` of evidence, in units in which 4 is a reference's own strongest departure
+    from the others. `labels` (k, j, i) holds each finding's rank, 0 elsewhere. `score` is the study's
     score, the map's robust maximum. `p_value` is the share of normal studies that score at least this high,
     `p_value_low` at most this high (an unusually bland study); None where not calibrated. `checks` say what
     speaks against trusting the run, `warnings` the same in sentences. `record` is run.json.
@@ -96,6 +101,7 @@ class Detection:
     checks: tuple[Check, ...] = ()
     p_value: float | None = None
     p_value_low: float | None = None
+    kinds: tuple[str, ...] = ()
 
     @property
     def suitable(self) -> bool:

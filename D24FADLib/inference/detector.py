@@ -68,7 +68,7 @@ def _detect(
     from D24FADLib.inference.comparison import Comparer, Evidence, compare
     from D24FADLib.inference.devices import choose_device, default_batch
     from D24FADLib.inference.dropping import among_all
-    from D24FADLib.inference.explain import explain
+    from D24FADLib.inference.explain import explain, name_departures
     from D24FADLib.inference.inputs import check_inputs
     from D24FADLib.inference.judging import judge
     from D24FADLib.inference.models import load_model, load_priors
@@ -76,6 +76,7 @@ def _detect(
     from D24FADLib.inference.reference_set import prepare_for
     from D24FADLib.inference.runtimes import choose_encoder
     from D24FADLib.inference.slice_scores import scores_of_slices
+    from D24FADLib.inference.volumes import VolumeEvidence
 
     tell: Progress = progress or (lambda step, done, total: None)
     clock = _Clock()
@@ -98,7 +99,8 @@ def _detect(
         workers_on(device),
     )
     pictures = PictureEvidence.of(about.get("pictures"))
-    comparer = Comparer(model, Evidence(**about.get("evidence", {})), device, encoder, pictures)
+    volumes = VolumeEvidence.of(about.get("volumes"))
+    comparer = Comparer(model, Evidence(**about.get("evidence", {})), device, encoder, pictures, volumes)
     size = int(about.get("input_size", 256))
     batch = options.batch or default_batch(device, 1 + len(supports))
     prepared = prepare_for(
@@ -138,6 +140,7 @@ def _detect(
         anomaly_map, np.inf if withheld else threshold, prepared.plane, scored.min_volume_ml
     )
     findings = explain(scored.rated(findings), prepared, comparer, size, shares, judged.kept, compared.levels)
+    findings = name_departures(findings, prepared, scored.parts)
     unusual = scored.unusual()
     expected_normal = place.expected_normal(shares)
     prepared.forget_supports()
@@ -166,6 +169,7 @@ def _detect(
         checks=tuple(checks),
         p_value=None if unusual is None else unusual.high,
         p_value_low=None if unusual is None else unusual.low,
+        kinds=tuple(scored.parts),
     )
     clock.lap("findings")
     tell("findings", 1, 1)

@@ -2,12 +2,13 @@
 
 The finding's strongest slice is compared once more, teacher features alone and stride by stride: the
 residual to the nearest position of each reference (`residuals.nearest_residuals`) at the finding's peak. Of
-pictures, where place says nothing, the distances of the comparison itself tell the most similar reference.
+pictures, where place says nothing, the distances of the comparison itself tell the most similar reference. Of
+volumes whose map is fused, the kinds of evidence at the peak say how the study departs: darker, noisier, ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from D24FADLib.imaging.planes import Plane
 from D24FADLib.inference.comparison import input_size, to_input
+from D24FADLib.inference.fusion import named
 from D24FADLib.inference.residuals import nearest_residuals
 
 if TYPE_CHECKING:
@@ -49,6 +51,24 @@ def explain(
         for f in findings[:_MOST]
     ]
     return (*explained, *findings[_MOST:])
+
+
+def name_departures(
+    findings: Sequence[Finding], prepared: Prepared, parts: Mapping[str, NDArray[np.float32]]
+) -> tuple[Finding, ...]:
+    """The findings with departs_by and departures filled in; parts: maps (n, h, w) of the box by kind of
+    evidence, none where the map is not fused."""
+    if not parts:
+        return tuple(findings)
+    described = []
+    for finding in findings:
+        number, row, col = _place(finding, prepared)
+        within = min(max(number - prepared.box[0].start, 0), len(next(iter(parts.values()))) - 1)
+        sections = [one[None, within] for one in parts.values()]
+        heights = _at(sections, row, col, prepared)[:, 0].tolist()
+        by = named(dict(zip(parts, heights, strict=True)))
+        described.append(replace(finding, departs_by=by, departures=tuple(heights)))
+    return tuple(described)
 
 
 def _explained(

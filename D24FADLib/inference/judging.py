@@ -83,8 +83,8 @@ class Judged:
         """One for each reference, left out or not."""
         weights = among_all(self.compared.weights.mean(axis=(0, 1)), self.kept, len(self.supports))
         own: list[float | None] = [None] * len(self.supports)
-        if self.scored.calibration is not None and len(self.kept) > 2:
-            for k, maps in zip(self.kept, self.scored.calibration.support_scores, strict=True):
+        if self.scored.support_scores is not None and len(self.kept) > 2:
+            for k, maps in zip(self.kept, self.scored.support_scores, strict=True):
                 own[k] = float(maps[self.scored.body].mean())
         out = {check.subject for check in self.observed if check.code == "stands-out"}
         return tuple(

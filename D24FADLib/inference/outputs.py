@@ -17,6 +17,7 @@ from pathlib import Path
 from D24FADLib.errors import OutputError
 from D24FADLib.imaging.writing import SegmentDescription, write_segmentation, write_volume
 from D24FADLib.inference.detection import Detection
+from D24FADLib.inference.fusion import KINDS
 from D24FADLib.inference.undisturbed import undisturbed
 
 # What a run may leave in its folder; with overwrite, older ones of these are removed and nothing else.
@@ -24,10 +25,10 @@ _OWN_FILES = (
     "anomaly_map.nrrd", "residual_map.nrrd", "expected_normal.nrrd", "weights_[0-9]*.nrrd",
     "findings.seg.nrrd", "findings.csv", "slices.csv", "run.json", "overview.png",
 )  # fmt: skip
+_RESIDUALS = ("residual_stride_4", "residual_stride_8", "residual_stride_16")
 _FINDING_COLUMNS = (
     "rank", "peak", "mean", "volume_ml", "center_r", "center_a", "center_s", "peak_r", "peak_a", "peak_s",
-    "slice", "false_positives", "nearest_reference", "residual_stride_4", "residual_stride_8",
-    "residual_stride_16",
+    "slice", "false_positives", "nearest_reference", *_RESIDUALS, "departs_by", *KINDS,
 )  # fmt: skip  # and weight_01, weight_02, ... of each reference
 
 
@@ -168,7 +169,8 @@ def _write_findings(detection: Detection, path: Path) -> None:
                 "peak": finding.peak, "mean": finding.mean, "volume_ml": finding.volume_ml,
                 **places,
                 "false_positives": finding.false_positives,
-                **dict(zip(_FINDING_COLUMNS[-3:], finding.residuals, strict=False)),
+                **dict(zip(_RESIDUALS, finding.residuals, strict=False)),
+                **dict(zip(detection.kinds, finding.departures, strict=False)),
                 **dict(zip(weights, finding.weights, strict=False)),
             }  # fmt: skip
             row = {
@@ -178,6 +180,7 @@ def _write_findings(detection: Detection, path: Path) -> None:
                 "rank": finding.rank,
                 "slice": finding.slice,
                 "nearest_reference": finding.nearest_reference,
+                "departs_by": " ".join(finding.departs_by),
             }
             writer.writerow({**row, **known})
 

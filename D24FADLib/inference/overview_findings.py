@@ -37,6 +37,10 @@ def reasons(detection: Detection, finding: Finding) -> str:
     lines = [f"Finding {finding.rank}: peak {finding.peak:.1f}, {finding.volume_ml:.2g} ml"]
     if finding.false_positives is not None:
         lines.append(f"as high in a normal study: {finding.false_positives:.2g} on average")
+    if finding.departs_by:
+        heights = dict(zip(detection.kinds, finding.departures, strict=True))
+        words = [f"{kind} ({heights[kind]:.1f})" for kind in finding.departs_by]
+        lines.append("than the references: " + ", ".join(words))
     if finding.weights:
         shares = [f"{k}: {w:.0%}" for k, w in enumerate(finding.weights, start=1)]
         lines += ["weight of references " + ", ".join(part) for part in (shares[:4], shares[4:]) if part]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from D24FADLib.inference.detection import Detection
 
 NOTICE = "Research use only; not a diagnosis."
+_OF_MODEL = ("teacher", "evidence", "pictures", "volumes", "input_size", "sha256")
 _BLAND = 0.01  # share of normal studies below which a low score is worth a word
 
 
@@ -45,7 +46,10 @@ def run_record(
     import SimpleITK as sitk
 
     units = (
-        "standard deviations of the log residual among the references (each judged by the others)"
+        "departure from the references in brightness, noise and texture together; 4: a reference's own "
+        "strongest departure from the others"
+        if detection.kinds
+        else "standard deviations of the log residual among the references (each judged by the others)"
         if detection.calibrated
         else "raw residual: sum over scales of 1 - cosine"
     )
@@ -62,7 +66,7 @@ def run_record(
         "model": {
             "name": metadata.get("name", ""),
             "version": metadata.get("version", ""),
-            **{key: metadata["d24fad"].get(key) for key in ("teacher", "evidence", "input_size", "sha256")},
+            **{key: metadata["d24fad"].get(key) for key in _OF_MODEL},
         },
         "options": {key: getattr(value, "value", value) for key, value in options.items()},
         "query": describe_volume(detection.query),
@@ -72,6 +76,7 @@ def run_record(
         ],
         "plane": detection.plane.value,
         "map_units": units,
+        "map_kinds": list(detection.kinds),
         "threshold": detection.threshold,
         "threshold_meaning": _threshold_meaning(detection, options),
         "score": detection.score,

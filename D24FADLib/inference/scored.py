@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from D24FADLib.inference.calibration import (
     Calibration,
@@ -21,7 +23,8 @@ from D24FADLib.inference.findings import neighbourhood
 from D24FADLib.inference.outliers import map_scores
 from D24FADLib.inference.predictive import Unusual, unusual
 from D24FADLib.inference.preparation import on_grid
-from D24FADLib.inference.study_score import kind_of, study_score
+from D24FADLib.inference.study_score import FUSED, kind_of, study_score
+from D24FADLib.inference.volumes import fused, pitch_of
 
 if TYPE_CHECKING:
     from D24FADLib.inference.comparison import Comparison
@@ -34,41 +37,52 @@ class Scored:
     """Residuals of the box turned into scores, all on the feature grid (n, h, w).
 
     scores, residual: the map, and the smoothed residual against all references. calibration: None for K = 1.
-    score: the study's, as the reader sees it. map_scores: log mean residual of each reference.
+    support_scores: (K, n, h, w), each reference's own map, judged by the others; None for K = 1. parts: the
+    map of each kind of evidence alone, where it was fused (`volumes`). score: the study's, as the reader sees
+    it. map_scores: log mean residual of each reference.
     """
 
     def __init__(self, prepared: Prepared, compared: Comparison, priors: Priors) -> None:
         self._priors = priors
-        box_shape = [side.stop - side.start for side in prepared.box]
         grid = compared.full.shape
-        # mm of one position along slice, row, column
-        self.pitch = (
-            prepared.spacing[0],
-            prepared.spacing[1] * box_shape[1] / grid[1],
-            prepared.spacing[2] * box_shape[2] / grid[2],
-        )
+        self.pitch = pitch_of(prepared, grid)
         # One feature position is the paper's sigma of 4 pixels; across slices the same distance, one
         # slice at most, so that thin findings in thick slices survive.
         in_plane = (self.pitch[1] + self.pitch[2]) / 2
         sigma = (min(in_plane / self.pitch[0], 1.0) if grid[0] > 1 else 0.0, 1.0, 1.0)
+        smoothed_as = partial(smooth, sigma=sigma) if compared.evidence is None else np.asarray
         # With less than half of the references there, nothing of what follows would hold.
         reached = compared.covered >= max(1, (compared.weights.shape[-1] + 1) // 2)
         inside = on_grid(prepared.body[prepared.box], grid[1:])
         self.unjudged = float((inside & ~reached).sum() / max(inside.sum(), 1))
         self.body = inside & reached
         full = np.where(reached, compared.full, np.nan).astype(np.float32)
-        self.residual = np.nan_to_num(smooth(full, sigma))
+        self.residual = np.nan_to_num(smoothed_as(full))
         self.calibration: Calibration | None = None
+        self.support_scores: NDArray[np.float32] | None = None
+        self.parts: dict[str, NDArray[np.float32]] = {}
+        self.map_scores: list[float] = []
+        scores = self.residual
         if compared.left_out is not None and compared.reduced is not None:
-            left_out = np.stack([smooth(one, sigma) for one in compared.left_out])
-            self.calibration = calibrate(left_out, self.pitch, priors.knots_for(len(left_out)))
+            left_out = np.stack([smoothed_as(one) for one in compared.left_out])
+            # Other organs' pictures say nothing about the distances of aligned volumes' features.
+            learned = priors.knots_for(len(left_out)) if compared.evidence is None else None
+            self.calibration = calibrate(left_out, self.pitch, learned)
             # Where one support reaches, K - 1 of them may be none: there the full comparison has to do.
-            reduced = np.where(compared.covered > 1, compared.reduced, full)
+            smoothed = smoothed_as(np.where(compared.covered > 1, compared.reduced, full))
             depth = depth_below_surface(inside, self.pitch)
-            smoothed = smooth(reduced, sigma)
             scores = np.nan_to_num(self.calibration.scores(smoothed, depth))
+            self.support_scores = self.calibration.support_scores
             self.map_scores = map_scores(left_out)
             self._kind = kind_of(grid[0])
+            if compared.evidence is not None:
+                self._kind = FUSED
+                bodies = prepared.support_body_on(grid[1:])
+                found = fused(
+                    compared.evidence, compared.appearance, scores, self.calibration, self.body, bodies,
+                    self.pitch,
+                )  # fmt: skip
+                scores, self.support_scores, self.parts = found.query, found.supports, found.parts
             valid = ~np.isnan(left_out)
             if compared.overall is not None and compared.overall[1] is not None:
                 smoothed, left_out = (
@@ -77,12 +91,9 @@ class Scored:
                 )
             self._own = [
                 study_score(self._kind, z[inside_k], one[inside_k])
-                for z, one, inside_k in zip(self.calibration.support_scores, left_out, valid, strict=True)
+                for z, one, inside_k in zip(self.support_scores, left_out, valid, strict=True)
             ]
             self._judged = np.nan_to_num(smoothed)[self.body]
-        else:
-            scores = self.residual
-            self.map_scores = []
         self.scores = np.where(self.body, scores, 0).astype(np.float32)
         self.score = robust_maximum(self.scores[self.body])
 
@@ -92,32 +103,36 @@ class Scored:
         return float(np.prod(self.pitch)) / 1000.0
 
     def threshold(self, false_positives: float) -> float:
-        if self.calibration is None:
+        if self.support_scores is None:
             # Without a second reference only the study itself says what is usual in it.
             values = self.scores[self.body]
             if not values.size:
                 return 1.0
             middle = float(np.median(values))
             return middle + 6.0 * 1.4826 * float(np.median(np.abs(values - middle)))
-        budget = false_positives / self._priors.findings
-        return threshold_for(self.calibration.support_scores, budget, 2, neighbourhood(self.scores.shape))
+        budget = false_positives / self._findings
+        return threshold_for(self.support_scores, budget, 2, neighbourhood(self.scores.shape))
+
+    @property
+    def _findings(self) -> float:
+        """Findings that a further normal study has for each one of a reference."""
+        return 1.0 if self.parts else self._priors.findings
 
     def unusual(self) -> Unusual | None:
         """Where the study's score lies among the references' own."""
-        if self.calibration is None:
+        if self.support_scores is None:
             return None
         own = study_score(self._kind, self.scores[self.body], self._judged)
         return unusual(own, self._own, self._priors.score(self._kind, len(self._own)))
 
     def rated(self, findings: Sequence[Finding]) -> tuple[Finding, ...]:
         """The findings with the number of as high ones that a normal study has."""
-        if self.calibration is None:
+        if self.support_scores is None:
             return tuple(findings)
         structure = neighbourhood(self.scores.shape)
-        own = self.calibration.support_scores
+        own = self.support_scores
         # None in K studies says no more than half a one in K.
         rates = [
-            max(findings_above(own, f.peak, 2, structure), 0.5 / len(own)) * self._priors.findings
-            for f in findings
+            max(findings_above(own, f.peak, 2, structure), 0.5 / len(own)) * self._findings for f in findings
         ]
         return tuple(replace(f, false_positives=rate) for f, rate in zip(findings, rates, strict=True))

@@ -2,7 +2,8 @@
 
 A picture's is the log of the mean of its highest residuals, uncorrected by place: references of unaligned
 pictures say little about single places. A volume's is the robust maximum of its calibrated map: lesions
-are small.
+are small. Fused maps (`volumes`) are scored as a volume's, but are a kind of their own: what other organs
+say of a volume's z does not hold for them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from D24FADLib.inference.calibration import robust_maximum
 
-PICTURE, VOLUME = "picture", "volume"
+PICTURE, VOLUME, FUSED = "picture", "volume", "fused volume"
 _TOP_SHARE = 0.25
 _FLOOR = 1e-3
 
@@ -25,7 +26,7 @@ def study_score(kind: str, scores: NDArray[np.float32], residual: NDArray[np.flo
     """Of the calibrated scores and the smoothed residuals at the body's positions, (N,) each; 0 for none."""
     if not residual.size:
         return 0.0
-    if kind == VOLUME:
+    if kind != PICTURE:
         return robust_maximum(scores)
     top = max(1, round(_TOP_SHARE * residual.size))
     return float(np.log(max(float(np.partition(residual, -top)[-top:].mean()), _FLOOR)))

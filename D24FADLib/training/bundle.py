@@ -64,12 +64,18 @@ def metadata(training: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def how_compared(recipe: str) -> dict[str, Any]:
-    """What detection reads of a bundle: how slices, and but for the paper's recipe pictures, are compared."""
+    """What detection reads of a bundle: how slices, and but for the paper's recipe pictures and gray volumes,
+    are compared."""
     from D24FADLib.inference.pictures import PictureEvidence
+    from D24FADLib.inference.volumes import VolumeEvidence
 
     if recipe == "paper":
         return {"evidence": PAPER_EVIDENCE}
-    return {"evidence": EVIDENCE, "pictures": dataclasses.asdict(PictureEvidence())}
+    return {
+        "evidence": EVIDENCE,
+        "pictures": dataclasses.asdict(PictureEvidence()),
+        "volumes": dataclasses.asdict(VolumeEvidence()),
+    }
 
 
 def _network_data_format() -> dict[str, Any]:
@@ -154,6 +160,7 @@ def model_card(about: Mapping[str, Any], name: str, teacher_megabytes: float) ->
 - **Learn-to-weight**: logits are {kind}.
 - **Slices of volumes**: {ours.get("input_size", INPUT_SIZE)} pixels; {_slices(ours.get("evidence"))}.
 - **Pictures**: {_pictures(ours.get("pictures"))}.
+- **Gray volumes, two references or more**: {_volumes(ours.get("volumes"))}.
 - **Input of the network**: {ours.get("preprocessing", "")}.
 - **Files**: `{METADATA}` (formats, training, checksums), `{INFERENCE}` (for `monai.bundle`),
   `models/*.safetensors` (what D24FAD loads), `{MONAI_WEIGHTS}` (the same student and learn-to-weight for
@@ -197,6 +204,14 @@ def _slices(evidence: Mapping[str, float] | None) -> str:
     return "the map adds " + " and ".join(
         f"{share:g} x {_EVIDENCE_NAMES.get(name, name)}" for name, share in parts.items()
     )
+
+
+def _volumes(volumes: Mapping[str, float] | None) -> str:
+    if volumes is None:
+        return "as slices"
+    kinds = {"mahalanobis": "texture (the teacher's stride 4)", "appearance": "brightness and noise"}
+    shares = " and ".join(f"{share:g} x {kinds.get(name, name)}" for name, share in volumes.items() if share)
+    return f"the map is the root of summed squares of {shares}, each in units of the references' own peaks"
 
 
 def _pictures(pictures: Mapping[str, Any] | None) -> str:
