@@ -121,10 +121,10 @@ class Aligning:
             return self._left.is_set() or bool(should_cancel and should_cancel())
 
         self._pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
-        supports = _apart(supports, query)
+        apart = [support.apart() for support in supports]
         # Submitted first, so that no worker waits for what has not begun.
-        side = self._pool.submit(_side, query)
-        self._futures = [self._pool.submit(_align, s, side, Alignment(method), stop) for s in supports]
+        side = self._pool.submit(_side, query.apart())
+        self._futures = [self._pool.submit(_align, s, side, Alignment(method), stop) for s in apart]
 
     def __enter__(self) -> Aligning:
         return self
@@ -161,21 +161,6 @@ def align_all(
     """`Aligning` and its results."""
     with Aligning(supports, query, method, should_cancel, workers) as aligning:
         return aligning.results(progress)
-
-
-def _apart(supports: Sequence[Volume], query: Volume) -> list[Volume]:
-    """An image given twice is copied: SimpleITK crashes where two threads look into one."""
-    import SimpleITK as sitk
-
-    seen, found = {id(query.image)}, []
-    for support in supports:
-        if id(support.image) in seen:
-            copy = sitk.Image(support.image)
-            copy.MakeUnique()
-            support = replace(support, image=copy)
-        seen.add(id(support.image))
-        found.append(support)
-    return found
 
 
 def _side(volume: Volume) -> _Side:

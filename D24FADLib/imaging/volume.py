@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 
+_ONE_AT_A_TIME = Lock()
+
+
 class _ImageBuffer:
     """Hands an image's buffer to numpy and keeps the image alive for as long as an array shows it."""
 
@@ -20,7 +24,10 @@ class _ImageBuffer:
         import SimpleITK as sitk
 
         self.image = image
-        self.__array_interface__ = sitk.GetArrayViewFromImage(image).__array_interface__
+        # SimpleITK exchanges the buffer of an image that something else holds, a running filter included:
+        # two threads in that at once crash. See `Volume.apart` for the rest of it.
+        with _ONE_AT_A_TIME:
+            self.__array_interface__ = sitk.GetArrayViewFromImage(image).__array_interface__
 
 
 def array_view(image: sitk.Image) -> NDArray[Any]:
@@ -88,6 +95,13 @@ class Volume:
     def array(self) -> NDArray[Any]:
         """A read-only view of the voxels, (k, j, i) or (k, j, i, component)."""
         return array_view(self.image)
+
+    def apart(self) -> Volume:
+        """The same for another thread: SimpleITK's images must not be shared between threads that look into
+        them. Costs nothing until one of the two does."""
+        import SimpleITK as sitk
+
+        return replace(self, image=sitk.Image(self.image))
 
     def content_hash(self) -> str:
         """sha256 of the voxels, their type and the grid: equal for equal volumes, whatever their file."""

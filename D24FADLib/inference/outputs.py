@@ -65,6 +65,7 @@ def write_outputs(
         "expected_normal": detection.expected_normal,
         **{f"weights_{k:02d}": volume for k, volume in enumerate(detection.weights, start=1)},
     }
+    volumes = {role: volume.apart() for role, volume in volumes.items()}  # drawn and written at a time
     total = len(volumes) + 2
     with _written_aside(folder) as aside:
         # Compressing takes a core and so does drawing: two things at a time.
