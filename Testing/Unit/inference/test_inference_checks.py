@@ -116,7 +116,7 @@ def test_nothing_is_said_of_sides_where_anatomy_is_symmetric() -> None:
 def test_noise_and_blur_are_told_apart() -> None:
     query, *supports = study(5)
     noisy = volume(anatomy(7, texture=0.2), "noisy")
-    blurred = volume(ndimage.gaussian_filter(anatomy(8), (0, 3, 3)), "blurred")
+    blurred = volume(ndimage.gaussian_filter(anatomy(8), (0, 5, 5)), "blurred")
     assert codes(check_quality(noisy, supports, Plane.AXIAL)) == [("noise", "query")]
     assert ("blur", "query") in codes(check_quality(blurred, supports, Plane.AXIAL))
     assert ("noise", 2) in codes(check_quality(query, [supports[0], noisy, *supports[2:]], Plane.AXIAL))
