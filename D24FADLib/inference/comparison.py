@@ -62,7 +62,7 @@ class Comparison:
     where no other reaches. These two are what calibration compares, like with like. Both None for K = 1.
     weights: (n, scales, K).
     covered: how many supports reach each position, (n, h, w). notes: what the reader should know.
-    overall: of pictures, what their score is read from in place of reduced and left_out (without any, full).
+    overall: of pictures, what their score is read from in place of reduced and left_out.
     levels: of pictures, the distances to each support, (K, h, w) a local level.
     evidence, appearance: of volumes compared by `volumes`, with the texture's distances as full, reduced and
     left_out, smoothed already.

@@ -69,9 +69,10 @@ class PictureComparison:
     """Maps of B pictures against K supports, on the finest local level's grid.
 
     full (B, h, w): against all; reduced: against K - 1, the mean over who is left out; left_out (K, h, w):
-    each support against the others; None for K = 1. overall: reduced and left_out (full and None for K = 1)
-    with the wide levels added, for the picture's score. weights (K,). distances: of the local levels, (B, K,
-    h, w) each on its own grid.
+    each support against the others; None for K = 1. overall: full and left_out with the wide levels added,
+    for the picture's score (a query's is a little lower for having one support more; the predictive
+    distribution's shift knows by how much). weights (K,). distances: of the local levels, (B, K, h, w) each
+    on its own grid.
     """
 
     full: Tensor
@@ -130,7 +131,7 @@ class PictureComparer:
     @torch.inference_mode()
     def judge(self, far: Sequence[Tensor], own: Sequence[Tensor]) -> PictureComparison:
         """From the queries' distances to the supports and the supports' to each other."""
-        number, count = len(far), len(own[0])
+        count = len(own[0])
         weights = agreement_weights(own, self.evidence.sharpness)
         everyone = torch.ones(count, dtype=torch.bool)
         local = len(self.evidence.local)
@@ -140,18 +141,17 @@ class PictureComparer:
             maps = [self._soft_minimum(p[:, kept], weights[kept]) for p in parts]
             return torch.stack([_on(m, (int(grid[0]), int(grid[1]))) for m in maps]).sum(0)
 
-        full, wide = total(far[:local], everyone), total(far[local:], everyone) if far[local:] else 0.0
+        full, overall = total(far[:local], everyone), total(far, everyone)
         if count < 2:
-            return PictureComparison(full, None, None, (full + wide, None), weights, far[:local])
-        sums: dict[str, Tensor] = {}
-        for name, parts in (("local", slice(0, local)), ("all", slice(0, number))):
-            without = [everyone & (torch.arange(count) != k) for k in range(count)]
-            sums[name] = torch.stack([total(far[parts], kept) for kept in without]).mean(0)
-            sums[name + " own"] = torch.cat(
-                [total([o[k : k + 1] for o in own[parts]], kept) for k, kept in enumerate(without)]
-            )
+            return PictureComparison(full, None, None, (overall, None), weights, far[:local])
+        without = [everyone & (torch.arange(count) != k) for k in range(count)]
+        reduced = torch.stack([total(far[:local], kept) for kept in without]).mean(0)
+
+        def left_out(levels: Sequence[Tensor]) -> Tensor:
+            return torch.cat([total([o[k : k + 1] for o in levels], kept) for k, kept in enumerate(without)])
+
         return PictureComparison(
-            full, sums["local"], sums["local own"], (sums["all"], sums["all own"]), weights, far[:local]
+            full, reduced, left_out(own[:local]), (overall, left_out(own)), weights, far[:local]
         )
 
     def _soft_minimum(self, distances: Tensor, weights: Tensor) -> Tensor:
