@@ -16,6 +16,14 @@ from D24FADLib.inference.outputs import write_outputs
 from D24FADLib.inference.undisturbed import undisturbed
 
 
+@pytest.fixture(autouse=True)
+def _heeding_interrupts():
+    """A process started in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def interrupting(monkeypatch: pytest.MonkeyPatch):
     """SIGINT is sent at the n-th move of a file into the output folder."""
