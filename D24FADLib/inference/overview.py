@@ -94,7 +94,7 @@ def draw_overview(detection: Detection, path: Path) -> None:
     if shown is not None:
         images = [a for a in figure.axes if a.get_title() != ""] or figure.axes
         bar = figure.colorbar(shown, ax=images[-1:], shrink=0.9, pad=0.02)
-        unit = "z against the references" if detection.calibrated else "raw residual"
+        unit = "score against the references" if detection.calibrated else "raw residual"
         bar.set_label(unit, color=_QUIET, fontsize=8)
         bar.ax.tick_params(colors=_QUIET, labelsize=7)
     label_slices = cut(detection.query.with_array(detection.labels, "labels"))

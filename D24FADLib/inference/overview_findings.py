@@ -40,7 +40,7 @@ def reasons(detection: Detection, finding: Finding) -> str:
     if finding.departs_by:
         heights = dict(zip(detection.kinds, finding.departures, strict=True))
         words = [f"{kind} ({heights[kind]:.1f})" for kind in finding.departs_by]
-        lines.append("than the references: " + ", ".join(words))
+        lines.append("departs from the references as: " + ", ".join(words))
     if finding.weights:
         shares = [f"{k}: {w:.0%}" for k, w in enumerate(finding.weights, start=1)]
         lines += ["weight of references " + ", ".join(part) for part in (shares[:4], shares[4:]) if part]
