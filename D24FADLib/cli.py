@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args, reporter))
     except (Cancelled, KeyboardInterrupt):
-        reporter.error("cancelled", "cancelled; nothing was written")
+        reporter.error("cancelled", _cancelled(args.verb, reporter.written))
         return CANCELLED
     except D24FADError as error:
         kind = {ModelError: "model", OutputError: "output"}.get(type(error), "input")
@@ -52,6 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(reporter, JsonReporter):  # the listener must hear of it; the trace goes to stderr
             reporter.error("internal", f"internal error ({type(error).__name__})")
         raise
+
+
+def _cancelled(verb: str, written: Sequence[str]) -> str:
+    if written:
+        return f"cancelled when the results were complete: {', '.join(written)}"
+    # Other verbs keep what is worth keeping: features, series already sent.
+    return "cancelled; nothing was written" if verb == "detect" else "cancelled"
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

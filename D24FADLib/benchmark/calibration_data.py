@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,12 @@ from D24FADLib.benchmark.calibration_fit import SHOTS, OrganNormals
 from D24FADLib.benchmark.datasets import Task
 from D24FADLib.benchmark.features import FeatureStore
 from D24FADLib.benchmark.normals import Draws, descriptors, fingerprint, judge_draws, kept
-from D24FADLib.benchmark.shipped import ShippedMethod
+from D24FADLib.benchmark.shipped import Among, ShippedMethod
 from D24FADLib.inference.models import load_model
 from D24FADLib.inference.priors import belongs_to
 
 Progress = Callable[[str, int, int], None]
 QUERIES = 12  # a draw
-# Draws of 2 and 8 supports for each draw of 4: they cost less and more.
-_SHARE = {2: 0.75, 4: 1.0, 8: 0.4}
 
 
 class Workbench:
@@ -36,6 +35,7 @@ class Workbench:
         self._cache = cache.expanduser()
         self.store = FeatureStore(self._cache / "features")
         self._images, self._draws, self._seed, self._progress = images, draws, seed, progress
+        self._last: tuple[object, Among] | None = None
 
     def _splits(self) -> tuple[int, ...]:
         teacher: Any = self.method.model.teacher
@@ -62,10 +62,11 @@ class Workbench:
         budget: float = 1.0,
     ) -> Draws:
         """See `normals.judge_draws`."""
-        count = max(4, round(self._draws * _SHARE.get(shots, 1.0)))
+        count = self._draws
         parts = (
             sorted(belongs_to(self.metadata).items(), key=str),
             [p.name for p in pool], [p.name for p in tested or ()],
+            sorted(f.name for f in fields(Draws)),
             shots, count, queries, self._seed, *((round(budget, 3),) if budget != 1.0 else ()),
         )  # fmt: skip
         file = self._cache / "calibration" / f"{name}-{shots}-{fingerprint(*parts)}.npz"
@@ -76,10 +77,19 @@ class Workbench:
         return kept(
             file,
             lambda: judge_draws(
-                self.method, self.store, pool, tested,
+                self.method, self.among(pool, tested or ()), len(pool), len(tested) if tested else None,
                 shots=shots, draws=count, queries=queries, seed=self._seed, budget=budget, progress=tell,
             ),
         )  # fmt: skip
+
+    def among(self, pool: Sequence[Path], others: Sequence[Path] = ()) -> Among:
+        """Comparisons among these pictures, the others behind the pool (see `ShippedMethod.among`); the last
+        ones' distances are kept."""
+        key = (tuple(pool), tuple(others))
+        if self._last is None or self._last[0] != key:
+            features = self.store.load(self.method.encoder, [*pool, *others])
+            self._last = key, self.method.among(features, len(pool))
+        return self._last[1]
 
     def descriptors(self, paths: Sequence[Path]) -> NDArray[np.float64]:
         return descriptors(self.method, paths)

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from D24FADLib.benchmark.features import FeatureStore, load_image
-from D24FADLib.benchmark.shipped import SIGMA, ShippedMethod
+from D24FADLib.benchmark.features import load_image
+from D24FADLib.benchmark.shipped import SIGMA, Among, ShippedMethod
 from D24FADLib.inference.calibration import (
     LEVELS,
     calibrate,
@@ -46,7 +46,7 @@ class Draws:
     K): of pictures (`study_score`). query_peaks (D, Q, PEAKS), support_peaks (D, K, PEAKS): highest z.
     knots (D, levels) of the supports' own z. histogram (D, Q, bins): of each query's z. findings (D, Q):
     the queries' at the threshold at which the supports have one (or the budget asked for) each. map_score
-    (D, K): see `outliers`.
+    (D, K): see `outliers`. pairs (D, K (K - 1) / 2): see `pictures.pair_logs`, NaN where slices are compared.
     """
 
     supports: NDArray[np.intp]
@@ -59,13 +59,14 @@ class Draws:
     histogram: Array
     findings: Array
     map_score: Array
+    pairs: Array
 
 
 def judge_draws(
     method: ShippedMethod,
-    store: FeatureStore,
-    pool: Sequence[Path],
-    tested: Sequence[Path] | None,
+    compare: Among,
+    pool: int,
+    tested: int | None,
     *,
     shots: int,
     draws: int,
@@ -74,24 +75,21 @@ def judge_draws(
     budget: float = 1.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Draws:
-    """Supports from `pool`; queries from `tested`, or, where that is None, from the rest of the pool.
+    """Supports from so many of a pool; queries from as many `tested` behind it, or, where that is None, from
+    the rest of the pool. compare: see `ShippedMethod.among`.
 
     budget: findings that the supports have at the threshold of `Draws.findings`.
     """
     rng = np.random.default_rng([seed, shots])
-    own = store.load(method.encoder, pool)
-    others = own if tested is None else store.load(method.encoder, tested)
     structure = neighbourhood((1, 2, 2))
     rows: dict[str, list[Array]] = {f.name: [] for f in fields(Draws)}
     for number in range(draws):
         progress(number, draws)
-        order = rng.permutation(len(pool))
+        order = rng.permutation(pool)
         chosen = order[:shots]
-        judged = order[shots:] if tested is None else rng.permutation(len(tested))
+        judged = order[shots:] if tested is None else rng.permutation(tested)
         judged = judged[:queries]
-        supports = [f[torch.from_numpy(chosen)] for f in own]
-        asked = [f[torch.from_numpy(judged)] for f in others]
-        found = method.compare(asked, supports)
+        found = compare(judged if tested is None else pool + judged, chosen)
         reduced, own_maps, (whole, whole_own) = found.reduced, found.left_out, found.overall
         assert reduced is not None
         assert own_maps is not None
@@ -121,6 +119,9 @@ def judge_draws(
             "histogram": [np.histogram(np.clip(m, BINS[0], BINS[-1]), BINS)[0] for m in z],
             "findings": [findings_above(m[None, None], threshold, 2, structure) for m in z],
             "map_score": map_scores(left_out),
+            "pairs": np.full(shots * (shots - 1) // 2, np.nan)
+            if found.pairs is None
+            else found.pairs.numpy(),
         }.items():
             rows[name].append(np.asarray(value))
     return Draws(**{name: np.stack(values) for name, values in rows.items()})  # type: ignore[arg-type]

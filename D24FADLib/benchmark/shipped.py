@@ -31,6 +31,8 @@ from D24FADLib.network.model import D24FADModel, upsampled_sum
 _BATCH = 16
 SIGMA = (0.0, 1.0, 1.0)  # as the detector smooths a picture
 _CPU = torch.device("cpu")
+Positions = NDArray[np.intp]
+Among = Callable[[Positions, Positions], PictureComparison]
 Compare = Callable[[Features, Features], PictureComparison]
 
 
@@ -118,6 +120,21 @@ class ShippedMethod:
         own = left_out[:, 0]
         return PictureComparison(full, reduced, own, (reduced, own), weights.mean(1), [])
 
+    def among(self, pictures: Features, pool: int) -> Among:
+        """The comparison of some of the pictures with some of the first `pool` as supports, both by position:
+        for many draws of the same pictures, whose distances do not depend on who else is a support."""
+        if self._pictures is None:
+            return lambda asked, chosen: self.compare(_of(pictures, asked), _of(pictures, chosen))
+        comparer = self._pictures
+        far = comparer.distances(pictures, [f[:pool] for f in pictures])
+
+        def compare(asked: Positions, chosen: Positions) -> PictureComparison:
+            rows, columns = torch.from_numpy(asked), torch.from_numpy(chosen)
+            parts = [d[:, columns] for d in far]
+            return comparer.judge([d[rows] for d in parts], [d[columns] for d in parts])
+
+        return compare
+
     def pitch(self, shape: Sequence[int]) -> tuple[float, float, float]:
         """Pixels of one position of a map along slice, row and column."""
         height, width = shape[-2:]
@@ -148,3 +165,7 @@ class ShippedMethod:
     def state_bytes(self, supports: Features) -> int:
         trained = [] if self._pictures is not None else [*self.model.student.state_dict().values()]
         return size_of([*trained, *supports])
+
+
+def _of(features: Features, positions: Positions) -> Features:
+    return [f[torch.from_numpy(positions)] for f in features]

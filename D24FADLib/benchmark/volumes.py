@@ -46,7 +46,9 @@ class VolumeResults:
 
 
 @dataclass(frozen=True, eq=False)
-class _Subject:
+class Subject:
+    """A normal study and where its body is."""
+
     volume: Volume  # in canonical order
     body: NDArray[np.bool_]
 
@@ -65,13 +67,13 @@ def run(
 
     Raises InputError where the folder holds fewer than SHOTS + 2 volumes.
     """
-    subjects = [_read(path) for path in find_volumes(folder)]
+    subjects = [read_subject(path) for path in find_volumes(folder)]
     if len(subjects) < SHOTS + 2:
         raise InputError(
             f"{folder.name}: {len(subjects)} volumes; at least {SHOTS + 2} normal studies are needed "
             f"({SHOTS} references, a study and a donor of foreign tissue)"
         )
-    others = _draws(_persons(subjects), np.random.default_rng([seed, 31]))
+    others = draws_of(persons_of(subjects), np.random.default_rng([seed, 31]))
     used = min(len(subjects), studies or len(subjects))
     results = VolumeResults()
     untouched: list[Detection] = []
@@ -130,13 +132,13 @@ def find_volumes(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.name.lower().endswith(_SUFFIXES))
 
 
-def _read(path: Path) -> _Subject:
+def read_subject(path: Path) -> Subject:
     volume = read_volume(path)
     canonical = to_canonical(volume.image)
-    return _Subject(Volume(canonical, volume.name, volume.info), foreground_mask(canonical))
+    return Subject(Volume(canonical, volume.name, volume.info), foreground_mask(canonical))
 
 
-def _persons(subjects: Sequence[_Subject]) -> list[int]:
+def persons_of(subjects: Sequence[Subject]) -> list[int]:
     """The person whom each scan shows, by number: scans on one grid that look alike belong together.
 
     A study judged against its own person's other scan is a follow-up, not few-shot; two references of one
@@ -155,7 +157,7 @@ def _persons(subjects: Sequence[_Subject]) -> list[int]:
     return persons if len(set(persons)) >= SHOTS + 2 else list(range(len(subjects)))
 
 
-def _draws(persons: Sequence[int], rng: np.random.Generator) -> dict[int, list[int]]:
+def draws_of(persons: Sequence[int], rng: np.random.Generator) -> dict[int, list[int]]:
     """For each scan one scan of every other person, in random order."""
     draws = {}
     for number, person in enumerate(persons):

@@ -66,6 +66,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
         results,
         overwrite=True,
         progress=lambda done, total: reporter.progress("write", done, total),
+        complete=lambda: reporter.written.append(str(results)),
     )
     written = time.perf_counter() - start
     for warning in detection.warnings:

@@ -148,6 +148,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
         overwrite=args.overwrite,
         compress=not args.uncompressed,
         progress=lambda done, total: reporter.progress("write", done, total),
+        complete=lambda: reporter.written.append(str(args.output)),
     )
     for warning in detection.warnings:
         reporter.warning(warning)

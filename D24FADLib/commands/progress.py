@@ -32,6 +32,8 @@ STEP_TEXTS = {
 
 
 class Reporter(Protocol):
+    written: list[str]  # folders of results that are complete, whatever happens after
+
     def progress(self, step: str, done: int, total: int) -> None: ...
 
     def note(self, text: str) -> None: ...
@@ -45,6 +47,9 @@ class Reporter(Protocol):
 
 class JsonReporter:
     """Line-delimited JSON on standard output."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
 
     def _send(self, **event: Any) -> None:
         print(json.dumps(event), flush=True)
@@ -70,6 +75,7 @@ class TerminalReporter:
     """A tqdm bar a step on standard error where that is a terminal; plain lines elsewhere."""
 
     def __init__(self) -> None:
+        self.written: list[str] = []
         self._bar: Any = None
         self._step = ""
         self._live = sys.stderr.isatty()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -76,10 +76,11 @@ class Detection:
 
     `anomaly_map` is in standard deviations of the references' own variation where `calibrated`, else
     the raw residual; with `kinds` of evidence, in units in which 4 is a reference's own strongest departure
-    from the others. `labels` (k, j, i) holds each finding's rank, 0 elsewhere. `score` is the study's
-    score, the map's robust maximum. `p_value` is the share of normal studies that score at least this high,
-    `p_value_low` at most this high (an unusually bland study); None where not calibrated. `checks` say what
-    speaks against trusting the run, `warnings` the same in sentences. `record` is run.json.
+    from the others. `heights` are what 5 % and 1 % of a normal study's positions exceed in it. `labels`
+    (k, j, i) holds each finding's rank, 0 elsewhere. `score` is the study's score, the map's robust maximum.
+    `p_value` is the share of normal studies that score at least this high, `p_value_low` at most this high
+    (an unusually bland study); None where not calibrated. `checks` say what speaks against trusting the run,
+    `warnings` the same in sentences. `record` is run.json.
     """
 
     query: Volume
@@ -102,6 +103,7 @@ class Detection:
     p_value: float | None = None
     p_value_low: float | None = None
     kinds: tuple[str, ...] = ()
+    heights: dict[str, float] = field(default_factory=dict)
 
     @property
     def suitable(self) -> bool:

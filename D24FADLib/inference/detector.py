@@ -170,6 +170,7 @@ def _detect(
         p_value=None if unusual is None else unusual.high,
         p_value_low=None if unusual is None else unusual.low,
         kinds=tuple(scored.parts),
+        heights=scored.heights(),
     )
     clock.lap("findings")
     tell("findings", 1, 1)

@@ -52,9 +52,11 @@ def write_outputs(
     overwrite: bool = False,
     compress: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    complete: Callable[[], None] | None = None,
 ) -> dict[str, Path]:
     """Write all files of a detection and return them by role.
 
+    `complete` is called when they are in the folder, before any interruption is heeded.
     overview.png is left out where matplotlib is not installed. Raises OutputError; then the folder is as
     it was. Files in it that are not a run's stay.
     """
@@ -67,7 +69,7 @@ def write_outputs(
     }
     volumes = {role: volume.apart() for role, volume in volumes.items()}  # drawn and written at a time
     total = len(volumes) + 2
-    with _written_aside(folder) as aside:
+    with _written_aside(folder, complete) as aside:
         # Compressing takes a core and so does drawing: two things at a time.
         with ThreadPoolExecutor(2) as pool:
             drawn = pool.submit(_draw, detection, aside / "overview.png")
@@ -105,7 +107,7 @@ def _draw(detection: Detection, path: Path) -> None:
 
 
 @contextmanager
-def _written_aside(folder: Path) -> Iterator[Path]:
+def _written_aside(folder: Path, complete: Callable[[], None] | None) -> Iterator[Path]:
     """A hidden folder beside the output; its files move over, all of them, when the body ends well."""
     aside: Path | None = None
     try:
@@ -119,6 +121,8 @@ def _written_aside(folder: Path) -> Iterator[Path]:
             yield aside
             with undisturbed():
                 _move_over(aside, folder)
+                if complete:
+                    complete()
         except OSError as error:
             raise OutputError(
                 f"{folder.name}: cannot be written ({error.strerror}); is the disk full?"

@@ -77,6 +77,7 @@ def run_record(
         "plane": detection.plane.value,
         "map_units": units,
         "map_kinds": list(detection.kinds),
+        "map_heights": detection.heights,  # what so many of a normal study's positions exceed
         "threshold": detection.threshold,
         "threshold_meaning": _threshold_meaning(detection, options),
         "score": detection.score,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from D24FADLib.inference.calibration import (
     Calibration,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from D24FADLib.inference.detection import Finding
     from D24FADLib.inference.preparation import Prepared
     from D24FADLib.inference.priors import Priors
+
+_SHARES = {"5 %": 0.05, "1 %": 0.01}  # of a normal study's positions
 
 
 class Scored:
@@ -93,6 +96,7 @@ class Scored:
                 study_score(self._kind, z[inside_k], one[inside_k])
                 for z, one, inside_k in zip(self.support_scores, left_out, valid, strict=True)
             ]
+            self._pairs = compared.pairs
             self._judged = np.nan_to_num(smoothed)[self.body]
         self.scores = np.where(self.body, scores, 0).astype(np.float32)
         self.score = robust_maximum(self.scores[self.body])
@@ -118,12 +122,24 @@ class Scored:
         """Findings that a further normal study has for each one of a reference."""
         return 1.0 if self.parts else self._priors.findings
 
+    def heights(self) -> dict[str, float]:
+        """What 5 % and 1 % of a normal study's positions exceed; empty where not calibrated."""
+        if self.support_scores is None:
+            return {}
+        if not self.parts:  # z keeps its word
+            return {name: float(ndtri(1 - share)) for name, share in _SHARES.items()}
+        values = self.support_scores[:, self.body]
+        return {
+            name: float(np.quantile(values, 1 - share)) if values.size else 0.0
+            for name, share in _SHARES.items()
+        }
+
     def unusual(self) -> Unusual | None:
         """Where the study's score lies among the references' own."""
         if self.support_scores is None:
             return None
         own = study_score(self._kind, self.scores[self.body], self._judged)
-        return unusual(own, self._own, self._priors.score(self._kind, len(self._own)))
+        return unusual(own, self._own, self._priors.score(self._kind, len(self._own)), self._pairs)
 
     def rated(self, findings: Sequence[Finding]) -> tuple[Finding, ...]:
         """The findings with the number of as high ones that a normal study has."""

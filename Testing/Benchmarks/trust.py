@@ -3,8 +3,9 @@
     python Testing/Benchmarks/trust.py PART [PART ...] --data ../shared/data/bench2d --output DIR
 
 PART is one or more of coverage, organ, contamination, repeatability, flipped (pictures, cached features),
-volumes (coverage on a folder of aligned normal volumes), shift, empty (the detector on changed pictures),
-signals, concurrent and storage (accidents). Each writes DIR/PART.csv and prints it.
+shift, empty (the detector on changed pictures), volumes, spoilt, shift-volumes (a folder of aligned normal
+volumes: coverage, a lesion in a reference, changed queries), signals, concurrent and storage (accidents).
+Each writes DIR/PART.csv and prints it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pathlib import Path
 import torch
 
 PICTURES = ("coverage", "organ", "contamination", "repeatability", "flipped")
-QUERIES = ("shift", "empty", "volumes")
+QUERIES = ("shift", "empty")
+VOLUMES = ("volumes", "spoilt", "shift-volumes")
 ACCIDENTS = ("signals", "concurrent", "storage")
 
 
@@ -25,7 +27,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="+", choices=(*PICTURES, *QUERIES, *ACCIDENTS), metavar="PART")
+    parser.add_argument(
+        "parts", nargs="+", choices=(*PICTURES, *QUERIES, *VOLUMES, *ACCIDENTS), metavar="PART"
+    )
     parser.add_argument("--data", type=Path, default=Path("../shared/data/bench2d"))
     parser.add_argument("--volumes", type=Path, default=Path("../shared/data/volumes/ptbp_t1_slabs"))
     parser.add_argument("--output", type=Path, default=Path("build/trust"))
@@ -34,7 +38,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", help="default: all")
     parser.add_argument("--draws", type=int, default=40, help="of four supports")
     parser.add_argument("--images", type=int, default=48, help="supports' pool and test images a class")
-    parser.add_argument("--queries", type=int, default=12, help="a class and draw")
+    parser.add_argument("--queries", type=int, default=12, help="a class and draw; of volumes: draws")
     parser.add_argument("--runs", type=int, default=200, help="of the accidents")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -73,6 +77,11 @@ def _rows(args: argparse.Namespace):  # type: ignore[no-untyped-def]
 
         for part in (p for p in args.parts if p in QUERIES):
             yield part, getattr(queries, part)(args)
+    if set(args.parts) & set(VOLUMES):
+        import trust_volumes as volumes
+
+        for part in (p for p in args.parts if p in VOLUMES):
+            yield part, getattr(volumes, part.replace("-", "_"))(args)
     if set(args.parts) & set(ACCIDENTS):
         import trust_accidents as accidents
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import hashlib
 import json
 import multiprocessing
@@ -20,44 +21,80 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 ALWAYS = {
     "anomaly_map.nrrd", "residual_map.nrrd", "expected_normal.nrrd", "findings.seg.nrrd", "findings.csv",
     "slices.csv", "run.json", "overview.png",
 }  # fmt: skip
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FORK = multiprocessing.get_context("fork")
 
 
 def signals(args: argparse.Namespace) -> list[dict[str, object]]:
-    """SIGINT or SIGTERM at a random moment: outputs are complete or absent, and nothing else is left."""
-    rng = random.Random(1)
-    counts = dict.fromkeys(("complete", "none", "partial", "left behind", "wrong code"), 0)
+    """SIGINT or SIGTERM at a random moment: outputs are complete or absent, what is said is so, and nothing
+    else is left. Each run is kept in DIR/signals-runs.csv: a run of this part goes on where one ended."""
+    kept = args.output / "signals-runs.csv"
+    done = list(csv.DictReader(kept.open(encoding="utf-8"))) if kept.is_file() else []
     with _study() as (folder, words):
-        usual = _timed(words, folder / "first")
-        shutil.rmtree(folder / "first")
-        before = set(os.listdir(tempfile.gettempdir()))
-        for number in range(args.runs):
-            output = folder / "place" / f"results{number}"
-            output.parent.mkdir(exist_ok=True)
-            process = _start([*words, "--output", str(output)])
-            time.sleep(rng.uniform(0.0, 1.1 * usual))
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid or 0, rng.choice((signal.SIGINT, signal.SIGTERM)))
-            process.join(120)
-            found = {p.name for p in output.iterdir()} if output.is_dir() else set()
-            whole = found >= ALWAYS
-            counts["complete" if whole else "partial" if found else "none"] += 1
-            counts["wrong code"] += process.exitcode not in ((0,) if whole else (130,)) and not (
-                whole and process.exitcode == 130
-            )
-            shutil.rmtree(output, ignore_errors=True)
-            counts["left behind"] += bool(list(output.parent.iterdir()))
-        left = set(os.listdir(tempfile.gettempdir())) - before
-        counts["temporary files"] = len([n for n in left if "d24fad" in n])
-    return [{"runs": args.runs, "seconds of a run": usual, **counts}]
+        usual = float(np.median([_timed(words, folder / f"undisturbed{n}") for n in range(3)]))
+        for number in range(len(done), args.runs):
+            rng = random.Random(number)
+            row = _interrupted(words, folder, rng.uniform(0, 1.05) * usual, rng.choice(_SIGNALS))
+            with kept.open("a", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(row))
+                if not number:
+                    writer.writeheader()
+                writer.writerow(row)
+            done.append({key: str(value) for key, value in row.items()})
+    counts = Counter(row["outputs"] for row in done)
+    return [
+        {
+            "runs": len(done), "seconds of a run": usual,
+            **{kind: counts[kind] for kind in ("complete", "none", "partial")},
+            **{kind: sum(int(row[kind]) for row in done) for kind in ("left behind", "wrong code", "untrue")},
+            "interrupted when complete": sum(
+                row["outputs"] == "complete" and int(row["code"]) != 0 for row in done
+            ),
+        }
+    ]  # fmt: skip
+
+
+def _interrupted(words: Sequence[str], folder: Path, after: float, number: int) -> dict[str, object]:
+    """One run, sent a signal after so many seconds: what it left and said."""
+    place = folder / "place"
+    place.mkdir()
+    output = place / "results"
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    said = folder / "said.txt"
+    process = _start([*words, "--output", str(output), "--json"], said, temporary)
+    time.sleep(after)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid or 0, number)
+    process.join(120)
+    found = {p.name for p in output.iterdir()} if output.is_dir() else set()
+    outputs = "complete" if found >= ALWAYS else "partial" if found else "none"
+    shutil.rmtree(output, ignore_errors=True)
+    left = [*place.iterdir(), *temporary.iterdir()]
+    shutil.rmtree(place)
+    shutil.rmtree(temporary)
+    lines = said.read_text(encoding="utf-8").splitlines()
+    # Killed before the command heeds signals, it says nothing.
+    text = json.loads(lines[-1]).get("text", "") if lines and lines[-1].startswith("{") else ""
+    right = (0, 130) if outputs == "complete" else (130, -number)
+    untrue = ("nothing was written" in text and outputs != "none") or (
+        "results were complete" in text and outputs != "complete"
+    )
+    return {
+        "seconds": round(after, 3), "signal": number, "outputs": outputs, "code": process.exitcode,
+        "left behind": len(left), "wrong code": int(process.exitcode not in right), "untrue": int(untrue),
+    }  # fmt: skip
 
 
 def concurrent(args: argparse.Namespace) -> list[dict[str, object]]:
@@ -153,19 +190,23 @@ def _study() -> Iterator[tuple[Path, list[str]]]:
         yield folder, [*words, "--align", "none", "--runtime", "torch", "--device", "cpu", "--plane", "axial"]
 
 
-def _run(words: Sequence[str]) -> None:
+def _run(words: Sequence[str], said: Path | None, temporary: Path | None) -> None:
     import torch
 
     from D24FADLib.cli import main
 
     torch.set_num_threads(1)
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, 1)
-    os.dup2(devnull, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
+    tempfile.tempdir = str(temporary or tempfile.gettempdir())
+    heard = os.open(said or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(heard, 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     os._exit(main(words))
 
 
-def _start(words: Sequence[str]) -> multiprocessing.process.BaseProcess:
+def _start(
+    words: Sequence[str], said: Path | None = None, temporary: Path | None = None
+) -> multiprocessing.process.BaseProcess:
     # What a run needs is imported once, before the first fork.
     import matplotlib.figure  # noqa: F401
     import torch
@@ -175,7 +216,7 @@ def _start(words: Sequence[str]) -> multiprocessing.process.BaseProcess:
     import D24FADLib.inference.overview  # noqa: F401
 
     torch.set_num_threads(1)
-    process = _FORK.Process(target=_run, args=(list(words),))
+    process = _FORK.Process(target=_run, args=(list(words), said, temporary))
     process.start()
     return process
 

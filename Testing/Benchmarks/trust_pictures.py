@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
@@ -30,6 +31,8 @@ from D24FADLib.inference.study_score import PICTURE, VOLUME, study_score
 
 Rows = list[dict[str, object]]
 LEVELS = (0.05, 0.01)
+_ILL = 12  # abnormal test pictures
+_GOOD, _BAD = 24, 12  # pictures that references are drawn from, for contamination
 
 
 def fits(bench: Workbench, tasks: Sequence[Task]) -> dict[str, Priors]:
@@ -50,14 +53,14 @@ def coverage(bench: Workbench, tasks: Sequence[Task], priors: Mapping[str, Prior
     for task in tasks:
         learned = priors[task.name]
         pool = bench.sample(task.train, 1)
-        normal, abnormal = bench.sample(task.normal, 2), bench.sample(task.abnormal, 3)
+        normal, abnormal = bench.sample(task.normal, 2), bench.sample(task.abnormal, 3, _ILL)
         for shots in (2, 4, 8):
             draws = bench.draws(
                 f"{task.name}-test", pool, [*normal, *abnormal], shots, 2 * queries, 1 / learned.findings
             )
             is_normal = draws.queries < len(normal)
             prior = learned.score(PICTURE, shots)
-            t = tails(draws.query_score, draws.support_score, prior)
+            t = tails(scores_of(draws, PICTURE, ()), prior)
             high = stats.t.sf(t, prior.freedom)
             knots = learned.knots_for(shots)
             assert knots is not None
@@ -102,13 +105,13 @@ def repeatability(
     pictures vary, and how often a picture called unusual at 5 % by one draw is so by another."""
     rows: Rows = []
     for task in tasks:
-        tested = [*bench.sample(task.normal, 2), *bench.sample(task.abnormal, 3)]
+        tested = [*bench.sample(task.normal, 2), *bench.sample(task.abnormal, 3, _ILL)]
         learned = priors[task.name]
         draws = bench.draws(
             f"{task.name}-test", bench.sample(task.train, 1), tested, 4, 2 * queries, 1 / learned.findings
         )
         prior = learned.score(PICTURE, 4)
-        t = tails(draws.query_score, draws.support_score, prior)
+        t = tails(scores_of(draws, PICTURE, ()), prior)
         by_picture = [t[draws.queries == n] for n in range(len(tested))]
         several = [values for values in by_picture if len(values) > 1]
         within = np.sqrt(np.mean([v.var(ddof=1) for v in several]))
@@ -164,90 +167,78 @@ def organ(bench: Workbench, tasks: Sequence[Task], priors: Mapping[str, Priors])
 def contamination(
     bench: Workbench, tasks: Sequence[Task], priors: Mapping[str, Priors], draws: int, queries: int
 ) -> Rows:
-    """Some of the supports abnormal pictures, or pictures of another organ: flagged, falsely flagged, and
-    AUROC with clean supports, with spoilt ones, and after what was flagged (at most one in four) is
-    dropped."""
+    """Some of the supports abnormal pictures, or pictures of another organ: flagged; the most outlying of all
+    (what a rule that always names one would reach); falsely flagged; and AUROC with clean supports, with
+    spoilt ones, and after the one that stands out most is dropped if it is flagged."""
     rows: Rows = []
     for position, task in enumerate(tasks):
         stranger = next(t for t in (*tasks[position + 1 :], *tasks) if t.organ != task.organ)
-        pool, foreign = bench.sample(task.train, 1), bench.sample(stranger.train, 1)
-        bad, tested = bench.sample(task.abnormal, 4, 24), bench.sample(task.abnormal, 3, 24 + queries)
-        tested = [*bench.sample(task.normal, 2, queries), *[p for p in tested if p not in bad][:queries]]
-        labels = np.repeat([0, 1], [len(tested) - queries, queries])[-len(tested) :]
-        for shots, spoilt, source, kind in (
-            (4, 1, bad, "abnormal"), (8, 2, bad, "abnormal"), (4, 1, foreign, "other organ")
-        ):  # fmt: skip
-            found = _contaminated(bench, priors[task.name], pool, source, shots, spoilt, draws)
-            row = {"task": task.name, "K": shots, "spoilt": spoilt, "by": kind, **found}
-            if shots == 4 and kind == "abnormal" and queries:
-                row |= _losses(bench, priors[task.name], pool, source, tested, labels)
-            rows.append(row)
+        kinds = {
+            "good": bench.sample(task.train, 1)[:_GOOD],
+            "abnormal": bench.sample(task.abnormal, 4)[:_BAD],
+            "other organ": bench.sample(stranger.train, 1)[:_BAD],
+        }
+        spare = [p for p in bench.sample(task.abnormal, 3) if p not in kinds["abnormal"]]
+        tested = [*bench.sample(task.normal, 2)[:queries], *spare[:queries]]
+        labels = np.array([0] * (len(tested) - len(spare[:queries])) + [1] * len(spare[:queries]))
+        pictures = [p for group in kinds.values() for p in group]
+        places = {k: [n for n, p in enumerate(pictures) if p in group] for k, group in kinds.items()}
+        among = _Among(bench, priors[task.name], pictures, tested)
+        for shots, spoilt, by in ((4, 1, "abnormal"), (8, 2, "abnormal"), (4, 1, "other organ")):
+            rng = np.random.default_rng([shots, spoilt])
+            found: list[dict[str, float]] = []
+            for _ in range(draws):
+                good = rng.permutation(places["good"])[:shots]
+                dirty = np.concatenate([rng.permutation(places[by])[:spoilt], good[spoilt:]])
+                found.append(among.spoilt(good, dirty, spoilt, labels))
+            means = {key: float(np.mean([f[key] for f in found])) for key in found[0]}
+            rows.append({"task": task.name, "K": shots, "spoilt": spoilt, "by": by, **means})
     return rows
 
 
-def _contaminated(
-    bench: Workbench,
-    learned: Priors,
-    pool: Sequence[Path],
-    source: Sequence[Path],
-    shots: int,
-    spoilt: int,
-    draws: int,
-) -> dict[str, object]:
-    rng = np.random.default_rng([shots, spoilt])
-    flags, false, clean = [], [], []
-    for _ in range(draws):
-        good = [pool[i] for i in rng.permutation(len(pool))[:shots]]
-        wrong = [source[i] for i in rng.permutation(len(source))[:spoilt]]
-        t = np.array(_outlier_t(bench, learned, [*wrong, *good[spoilt:]]))
-        flags.append(t[:spoilt] > learned.outlier_limit)
-        false.append(t[spoilt:] > learned.outlier_limit)
-        clean.append(np.array(_outlier_t(bench, learned, good)) > learned.outlier_limit)
-    return {
-        "flagged": np.mean(flags), "false flags": np.mean(clean),
-        "a clean draw": np.mean([c.any() for c in clean]),
-        "good ones beside spoilt": np.mean(false),
-    }  # fmt: skip
+class _Among:
+    """Comparisons among pictures that may be references, and of the tested ones behind them."""
 
+    def __init__(
+        self, bench: Workbench, learned: Priors, pictures: Sequence[Path], tested: Sequence[Path]
+    ) -> None:
+        self._compare = bench.among(pictures, tested)
+        self._tested = len(pictures) + np.arange(len(tested))
+        self._learned = learned
+        space = learned.resemblance
+        assert space is not None
+        self._vectors = directions(bench.descriptors(pictures), space.centre, space.splits)
 
-def _outlier_t(bench: Workbench, learned: Priors, images: Sequence[Path]) -> list[float]:
-    features = bench.store.load(bench.method.encoder, images)
-    left_out = bench.method.compare([f[:1] for f in features], features).left_out
-    numbers = {MAP: map_scores(smooth(left_out.numpy(), SIGMA)[:, None])}
-    space = learned.resemblance
-    if space is not None:
-        vectors = directions(bench.descriptors(images), space.centre, space.splits)
-        numbers[WHOLE] = mean_logs(vectors).tolist()
-    return standing_out(numbers, learned) or []
-
-
-def _losses(
-    bench: Workbench,
-    learned: Priors,
-    pool: Sequence[Path],
-    source: Sequence[Path],
-    tested: Sequence[Path],
-    labels: np.ndarray,
-) -> dict[str, object]:
-    rng = np.random.default_rng(7)
-    asked = bench.store.load(bench.method.encoder, tested)
-
-    def auroc(images: Sequence[Path]) -> float:
-        supports = bench.store.load(bench.method.encoder, images)
-        maps = bench.method.compare(asked, supports).overall[0].numpy()
-        scores = [study_score(PICTURE, m.ravel(), m.ravel()) for m in smooth(maps, SIGMA)]
-        return float(roc_auc_score(labels, scores))
-
-    aurocs = []
-    for _ in range(3):
-        good = [pool[i] for i in rng.permutation(len(pool))[:4]]
-        bad = [source[int(rng.integers(len(source)))], *good[1:]]
-        t = _outlier_t(bench, learned, bad)
+    def spoilt(
+        self, good: NDArray[np.intp], dirty: NDArray[np.intp], count: int, labels: NDArray[np.intp]
+    ) -> dict[str, float]:
+        """Of these references, and of those whose first `count` are no normals."""
+        limit = self._learned.outlier_limit
+        own, t = (np.array(self._outlying(chosen)) for chosen in (good, dirty))
         worst = int(np.argmax(t))
-        kept = [p for n, p in enumerate(bad) if n != worst or t[n] <= learned.outlier_limit]
-        aurocs.append([auroc(good), auroc(bad), auroc(kept)])
-    clean, spoilt, dropped = np.mean(aurocs, axis=0)
-    return {"AUROC clean": clean, "AUROC spoilt": spoilt, "AUROC dropped": dropped}
+        kept = np.delete(dirty, worst) if t[worst] > limit else dirty
+        return {
+            "flagged": float(np.mean(t[:count] > limit)), "most outlying": float(worst < count),
+            "false flags": float(np.mean(own > limit)), "a clean draw": float((own > limit).any()),
+            "good ones beside spoilt": float(np.mean(t[count:] > limit)),
+            **{
+                f"AUROC {name}": self._auroc(chosen, labels)
+                for name, chosen in (("clean", good), ("spoilt", dirty), ("dropped", kept))
+            },
+        }  # fmt: skip
+
+    def _outlying(self, chosen: NDArray[np.intp]) -> list[float]:
+        left_out = self._compare(chosen[:1], chosen).left_out
+        assert left_out is not None
+        numbers = {
+            MAP: map_scores(smooth(left_out.numpy(), SIGMA)[:, None]),
+            WHOLE: mean_logs(self._vectors[chosen]).tolist(),
+        }
+        return standing_out(numbers, self._learned) or []
+
+    def _auroc(self, chosen: NDArray[np.intp], labels: NDArray[np.intp]) -> float:
+        maps = smooth(self._compare(self._tested, chosen).overall[0].numpy(), SIGMA)
+        return float(roc_auc_score(labels, [study_score(PICTURE, m.ravel(), m.ravel()) for m in maps]))
 
 
 def flipped(bench: Workbench, tasks: Sequence[Task], draws: int) -> Rows:

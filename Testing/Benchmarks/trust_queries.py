@@ -1,9 +1,8 @@
-"""The whole detector on changed, empty and repeated queries, and coverage on normal volumes."""
+"""The whole detector on changed, empty and repeated pictures."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,7 +13,6 @@ from scipy import ndimage
 from D24FADLib.benchmark.datasets import read_tasks
 from D24FADLib.imaging.reading import read_volume
 from D24FADLib.imaging.volume import Volume
-from D24FADLib.inference.detection import Detection
 from D24FADLib.inference.detector import detect
 
 Rows = list[dict[str, object]]
@@ -126,33 +124,3 @@ def empty(args: argparse.Namespace) -> Rows:
 
 def _noise_a_little(plane: np.ndarray) -> np.ndarray:
     return np.asarray(plane + np.random.default_rng(3).normal(0, 0.01, plane.shape))
-
-
-def volumes(args: argparse.Namespace) -> Rows:
-    """Coverage on normal volumes that share a grid: each against four others, in several draws."""
-    paths = sorted(p for p in args.volumes.iterdir() if p.name.endswith((".nii.gz", ".nii", ".nrrd")))
-    studies = [read_volume(p) for p in paths]
-    rng = np.random.default_rng(4)
-    found: list[Detection] = []
-    for _ in range(max(1, args.draws // 4)):
-        order = rng.permutation(len(studies))
-        references = [studies[i] for i in order[:4]]
-        found += [
-            detect(studies[i], references, align="none", device="cpu", model=args.model)
-            for i in order[4 : 4 + args.queries]
-        ]
-    p = np.array([d.p_value for d in found])
-    over = {
-        level: np.mean([(d.anomaly_map.array()[d.anomaly_map.array() != 0] > z).mean() for d in found])
-        for level, z in ((0.05, 1.645), (0.01, 2.326))
-    }
-    return [
-        {
-            "studies": len(found), "study 5 %": np.mean(p < 0.05), "study 1 %": np.mean(p < 0.01),
-            "voxel 5 %": over[0.05], "voxel 1 %": over[0.01],
-            "findings at 1": np.mean([len(d.findings) for d in found]),
-            "unsuitable": np.mean([not d.suitable for d in found]),
-            "flags": np.mean([r.stands_out for d in found for r in d.supports]),
-            "checks": ", ".join(sorted({c.code for c in itertools.chain(*(d.checks for d in found))})),
-        }
-    ]  # fmt: skip

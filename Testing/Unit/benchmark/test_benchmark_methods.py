@@ -204,3 +204,21 @@ def test_shipped_compares_pictures_as_the_detector_does(model: D24FADModel, imag
     expected = [np.log(np.sort(m.ravel())[-len(m.ravel()) // 4 :].mean()) for m in whole]
     np.testing.assert_allclose(judged.own, expected, rtol=1e-4)
     np.testing.assert_allclose(judged.weights[1], found.weights, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pictures", [True, False])
+def test_draws_of_the_same_pictures_are_compared_as_they_would_be_alone(
+    model: D24FADModel, images: Tensor, pictures: bool
+) -> None:
+    evidence = PictureEvidence(((SIZE, 8), (SIZE, 16)), ((SIZE // 2, 32),))
+    about = {"pictures": json.loads(json.dumps(asdict(evidence)))} if pictures else {"input_size": SIZE}
+    method = ShippedMethod(model, about, "random", "torch")
+    features = method.encoder(images)
+    asked, chosen = np.array([5, 1]), np.array([3, 0, 2])
+    together = method.among(features, 4)(asked, chosen)
+    alone = method.compare([f[asked] for f in features], [f[chosen] for f in features])
+    torch.testing.assert_close(together.overall[0], alone.overall[0])
+    torch.testing.assert_close(together.left_out, alone.left_out)
+    if pictures:
+        torch.testing.assert_close(together.pairs, alone.pairs)
+        assert together.pairs.shape == (3,)

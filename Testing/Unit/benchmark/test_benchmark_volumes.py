@@ -139,20 +139,20 @@ def test_too_few_volumes(subjects: Path, tmp_path: Path) -> None:
 def test_scans_of_one_person_are_told_and_never_meet() -> None:
     import SimpleITK as sitk
 
-    from D24FADLib.benchmark.volumes import _draws, _persons, _Subject
+    from D24FADLib.benchmark.volumes import Subject, draws_of, persons_of
     from D24FADLib.imaging.volume import Volume
 
     rng = np.random.default_rng(0)
     heads = [rng.standard_normal((4, 20, 20)).astype(np.float32) for _ in range(6)]
     scans = [*heads, heads[1] + 0.3 * rng.standard_normal(heads[1].shape).astype(np.float32)]
     body = np.ones((4, 20, 20), bool)
-    subjects = [_Subject(Volume(sitk.GetImageFromArray(scan), "scan"), body) for scan in scans]
-    persons = _persons(subjects)
+    subjects = [Subject(Volume(sitk.GetImageFromArray(scan), "scan"), body) for scan in scans]
+    persons = persons_of(subjects)
     assert [persons[1] == p for p in persons] == [False, True, False, False, False, False, True]
     assert len(set(persons)) == 6
-    for number, others in _draws(persons, rng).items():
+    for number, others in draws_of(persons, rng).items():
         met = [persons[o] for o in others]
         assert len(met) == len(set(met)) == 5
         assert persons[number] not in met
     # five persons are too few to choose from: then every scan counts
-    assert len(set(_persons(subjects[1:]))) == 6
+    assert len(set(persons_of(subjects[1:]))) == 6

@@ -173,6 +173,20 @@ def test_terminating_leaves_nothing(arguments, tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+def test_an_interruption_after_the_results_says_that_they_are_complete(
+    arguments, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("D24FADLib.commands.detect.summarise", interrupted)
+    assert main(arguments(tmp_path / "results", "--json")) == 130
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (last["event"], last["kind"]) == ("error", "cancelled")
+    assert last["text"] == f"cancelled when the results were complete: {tmp_path / 'results'}"
+    assert (tmp_path / "results" / "run.json").is_file()
+
+
 def test_a_json_error_is_the_last_line(arguments, tmp_path: Path, capsys) -> None:
     assert main(arguments(tmp_path / "results", "--json", query=tmp_path / "gone.nrrd")) == 2
     out, err = capsys.readouterr()

@@ -54,8 +54,10 @@ def test_an_interruption_while_files_move_over_comes_after_them(
     for path in folder.iterdir():
         path.write_bytes(b"of an earlier run")
     interrupting(number)
+    said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        write_outputs(detected, folder, overwrite=True)
+        write_outputs(detected, folder, overwrite=True, complete=lambda: said.append("complete"))
+    assert said == ["complete"]
     assert {p.name for p in folder.iterdir()} == names
     assert not [p.name for p in folder.iterdir() if p.read_bytes() == b"of an earlier run"]
     assert [p.name for p in tmp_path.iterdir()] == ["results"]
@@ -66,8 +68,12 @@ def test_an_interruption_before_that_leaves_nothing(detected, tmp_path: Path) ->
         if done == 2:
             raise KeyboardInterrupt
 
+    said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        write_outputs(detected, tmp_path / "results", progress=progress)
+        write_outputs(
+            detected, tmp_path / "results", progress=progress, complete=lambda: said.append("complete")
+        )
+    assert said == []
     assert list(tmp_path.iterdir()) == []
 
 
