@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,6 @@ class Workbench:
         parts = (
             sorted(belongs_to(self.metadata).items(), key=str),
             [p.name for p in pool], [p.name for p in tested or ()],
-            sorted(f.name for f in fields(Draws)),
             shots, count, queries, self._seed, *((round(budget, 3),) if budget != 1.0 else ()),
         )  # fmt: skip
         file = self._cache / "calibration" / f"{name}-{shots}-{fingerprint(*parts)}.npz"

@@ -3,10 +3,8 @@ same."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +21,6 @@ from D24FADLib.inference.study_score import PICTURE, VOLUME
 SHOTS = (2, 4, 8)
 SHRINKAGE = 0.2  # of the distance to the references' own
 _SPREADS = {PICTURE: (0.005, 0.015, 0.03, 0.06, 0.1), VOLUME: (0.05, 0.15, 0.3, 0.5, 0.8)}
-_PAIRS = (0.0, 0.3, 0.6)  # shares
 _LEAST_FREEDOM, _MOST_FREEDOM = 1.5, 60.0
 _OUTLIER_RATE = 0.05  # of normal references that may be flagged
 # The limit of resemblance lies a share of the way from this quantile of normals to this one of others.
@@ -60,66 +57,51 @@ def fit(organs: Mapping[str, OrganNormals], splits: Sequence[int]) -> Priors:
     return Priors(scores, knots, float(np.mean(found)), outlier, limit, space)
 
 
-class Scores(NamedTuple):
-    """D draws: (D, Q) of the queries, (D, K) of the supports, and (D, K (K - 1) / 2) log distances of each
-    two supports, none where they are not looked at."""
-
-    query: NDArray[np.float64]
-    support: NDArray[np.float64]
-    pairs: NDArray[np.float64]
-
-
-def scores_of(draws: Draws, kind: str, learned: Sequence[float]) -> Scores:
-    """As the detector scores them with these knots."""
-    none = np.empty((len(draws.supports), 0))
+def scores_of(
+    draws: Draws, kind: str, learned: Sequence[float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(D, Q) of the queries and (D, K) of the supports, as the detector scores them with these knots."""
     if kind == PICTURE:
-        pairs = none if np.isnan(draws.pairs).any() else draws.pairs
-        return Scores(draws.query_score, draws.support_score, pairs)
+        return draws.query_score, draws.support_score
     share = 1.0 / (1.0 + draws.supports.shape[1] / LEARNED_WORTH)
-    found = []
+    pairs = []
     for own, query, support in zip(draws.knots, draws.query_peaks, draws.support_peaks, strict=True):
         knots = (1 - share) * own + share * np.asarray(learned)
-        found.append([to_normal(p.astype(np.float32), knots).mean(axis=1) for p in (query, support)])
-    query, support = (np.stack([one[n] for one in found]).astype(float) for n in (0, 1))
-    return Scores(query, support, none)
+        pairs.append([to_normal(p.astype(np.float32), knots).mean(axis=1) for p in (query, support)])
+    return np.stack([p[0] for p in pairs]).astype(float), np.stack([p[1] for p in pairs]).astype(float)
 
 
-def tails(scores: Scores, prior: ScorePrior) -> NDArray[np.float64]:
-    """T of each query (D, Q) among its draw's supports, see `predictive.standardised`."""
-    query, support, pairs = scores
+def tails(query: NDArray[np.float64], support: NDArray[np.float64], prior: ScorePrior) -> NDArray[np.float64]:
+    """T of each query (D, Q) among its draw's supports (D, K), see `predictive.standardised`."""
     count = support.shape[1]
-    own = support.var(axis=1, ddof=1)
-    if pairs.shape[1] > 1:
-        own = (1 - prior.pairs) * own + 2 * prior.pairs * pairs.var(axis=1, ddof=1)
-    variance = (prior.spread**2 + (count - 1) * own) / count
+    variance = (prior.spread**2 + (count - 1) * support.var(axis=1, ddof=1)) / count
     scale = prior.widening * np.sqrt(np.maximum(variance, 1e-12) * (1 + 1 / count))
     found = (query - support.mean(axis=1, keepdims=True) - prior.shift) / scale[:, None]
     return np.asarray(found, np.float64)
 
 
-def _score_prior(organs: Sequence[Scores], kind: str) -> ScorePrior:
-    """The spread and share of pairs with which each organ, left out of the fit, comes closest to its nominal
-    rates."""
+def _score_prior(organs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], kind: str) -> ScorePrior:
+    """The spread with which each organ, left out of the fit, comes closest to its nominal rates."""
     best, least = ScorePrior(), np.inf
-    shares = _PAIRS if min(o.pairs.shape[1] for o in organs) > 1 else _PAIRS[:1]
-    for spread, pairs in itertools.product(_SPREADS[kind], shares):
+    for spread in _SPREADS[kind]:
         miss = 0.0
-        for n, organ in enumerate(organs):
-            prior = _shape([o for m, o in enumerate(organs) if m != n], spread, pairs)
-            rates = stats.t.sf(tails(organ, prior), prior.freedom)
+        for n, (query, support) in enumerate(organs):
+            rest = [o for m, o in enumerate(organs) if m != n]
+            prior = _shape(rest, spread)
+            rates = stats.t.sf(tails(query, support, prior), prior.freedom)
             # Half a case added, so that none at all is no infinite miss.
             for level in (0.05, 0.01):
                 rate = ((rates < level).sum() + 0.5) / (rates.size + 0.5 / level)
                 miss += abs(float(np.log(rate / level)))
         if miss < least:
-            best, least = _shape(organs, spread, pairs), miss
+            best, least = _shape(organs, spread), miss
     return best
 
 
-def _shape(organs: Sequence[Scores], spread: float, pairs: float) -> ScorePrior:
+def _shape(organs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], spread: float) -> ScorePrior:
     """Shift, widening and freedom that give the organs' pooled T its 5 % and 1 % quantiles."""
-    shift = float(np.mean([np.mean(o.query - o.support.mean(axis=1, keepdims=True)) for o in organs]))
-    pooled = [tails(o, ScorePrior(shift, spread, pairs=pairs)).ravel() for o in organs]
+    shift = float(np.mean([np.mean(q - s.mean(axis=1, keepdims=True)) for q, s in organs]))
+    pooled = [tails(q, s, ScorePrior(shift, spread)).ravel() for q, s in organs]
     values, weights = np.concatenate(pooled), np.concatenate([np.full(p.size, 1 / p.size) for p in pooled])
     order = np.argsort(values)
     share = np.cumsum(weights[order]) / weights.sum()
@@ -134,7 +116,7 @@ def _shape(organs: Sequence[Scores], spread: float, pairs: float) -> ScorePrior:
         freedom = _MOST_FREEDOM
     else:
         freedom = float(optimize.brentq(excess, _LEAST_FREEDOM, _MOST_FREEDOM))
-    return ScorePrior(shift, spread, float(five / stats.t.isf(0.05, freedom)), freedom, pairs)
+    return ScorePrior(shift, spread, float(five / stats.t.isf(0.05, freedom)), freedom)
 
 
 def _typical_spread(organs: Sequence[NDArray[np.float64]]) -> float:

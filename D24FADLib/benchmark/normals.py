@@ -46,7 +46,7 @@ class Draws:
     K): of pictures (`study_score`). query_peaks (D, Q, PEAKS), support_peaks (D, K, PEAKS): highest z.
     knots (D, levels) of the supports' own z. histogram (D, Q, bins): of each query's z. findings (D, Q):
     the queries' at the threshold at which the supports have one (or the budget asked for) each. map_score
-    (D, K): see `outliers`. pairs (D, K (K - 1) / 2): see `pictures.pair_logs`, NaN where slices are compared.
+    (D, K): see `outliers`.
     """
 
     supports: NDArray[np.intp]
@@ -59,7 +59,6 @@ class Draws:
     histogram: Array
     findings: Array
     map_score: Array
-    pairs: Array
 
 
 def judge_draws(
@@ -119,9 +118,6 @@ def judge_draws(
             "histogram": [np.histogram(np.clip(m, BINS[0], BINS[-1]), BINS)[0] for m in z],
             "findings": [findings_above(m[None, None], threshold, 2, structure) for m in z],
             "map_score": map_scores(left_out),
-            "pairs": np.full(shots * (shots - 1) // 2, np.nan)
-            if found.pairs is None
-            else found.pairs.numpy(),
         }.items():
             rows[name].append(np.asarray(value))
     return Draws(**{name: np.stack(values) for name, values in rows.items()})  # type: ignore[arg-type]

@@ -63,8 +63,7 @@ class Comparison:
     weights: (n, scales, K).
     covered: how many supports reach each position, (n, h, w). notes: what the reader should know.
     overall: of pictures, what their score is read from in place of reduced and left_out.
-    levels: of pictures, the distances to each support, (K, h, w) a local level. pairs: of pictures, how far
-    each two supports lie from each other (`pictures.pair_logs`).
+    levels: of pictures, the distances to each support, (K, h, w) a local level.
     evidence, appearance: of volumes compared by `volumes`, with the texture's distances as full, reduced and
     left_out, smoothed already.
     """
@@ -77,7 +76,6 @@ class Comparison:
     notes: tuple[str, ...] = ()
     overall: tuple[NDArray[np.float32], NDArray[np.float32] | None] | None = None
     levels: tuple[NDArray[np.float32], ...] = ()
-    pairs: tuple[float, ...] = ()
     evidence: VolumeEvidence | None = None
     appearance: Appearance | None = None
 
@@ -362,13 +360,5 @@ def compare_pictures(prepared: Prepared, comparer: PictureComparer) -> Compariso
         if maps is not None
     )
     return Comparison(
-        full,
-        array(found.reduced),
-        own,
-        weights,
-        covered,
-        (),
-        (array(found.overall[0]), overall),
-        levels,
-        () if found.pairs is None else tuple(found.pairs.tolist()),
+        full, array(found.reduced), own, weights, covered, (), (array(found.overall[0]), overall), levels
     )

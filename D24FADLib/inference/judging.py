@@ -125,7 +125,7 @@ def judge(
         by_name = {MAP: scored.map_scores}
         if vectors is not None:
             by_name[WHOLE] = mean_logs(vectors[1:][kept]).tolist()
-        t = standing_out(by_name, priors)
+        t = standing_out(by_name, priors, scored.compact)
         for k, value in zip(kept, t or (), strict=False):
             numbers[k] = value
         if not (drop_outliers and t and max(t) > priors.outlier_limit and len(kept) > _FEWEST):

@@ -72,7 +72,7 @@ class PictureComparison:
     each support against the others; None for K = 1. overall: full and left_out with the wide levels added,
     for the picture's score (a query's is a little lower for having one support more; the predictive
     distribution's shift knows by how much). weights (K,). distances: of the local levels, (B, K, h, w) each
-    on its own grid. pairs: how far the supports lie from each other (`pair_logs`).
+    on its own grid.
     """
 
     full: Tensor
@@ -81,7 +81,6 @@ class PictureComparison:
     overall: tuple[Tensor, Tensor | None]
     weights: Tensor
     distances: Sequence[Tensor] = field(repr=False)
-    pairs: Tensor | None = None
 
 
 class PictureComparer:
@@ -152,9 +151,8 @@ class PictureComparer:
             return torch.cat([total([o[k : k + 1] for o in levels], kept) for k, kept in enumerate(without)])
 
         return PictureComparison(
-            full, reduced, left_out(own[:local]), (overall, left_out(own)), weights, far[:local],
-            pair_logs(own),
-        )  # fmt: skip
+            full, reduced, left_out(own[:local]), (overall, left_out(own)), weights, far[:local]
+        )
 
     def _soft_minimum(self, distances: Tensor, weights: Tensor) -> Tensor:
         """(B, K, h, w) -> (B, h, w)."""
@@ -176,15 +174,6 @@ def agreement_weights(own: Sequence[Tensor], sharpness: float) -> Tensor:
         mean = pairs.sum(1) / (count - 1)
         apart += (mean - mean.mean()) / mean.mean().clamp_min(_LEAST_APART)
     return torch.softmax(-sharpness * apart / len(own), dim=0)
-
-
-def pair_logs(own: Sequence[Tensor]) -> Tensor:
-    """(K (K - 1) / 2,) log of the mean distance of two supports, averaged over the levels; of `own` as
-    above."""
-    above = torch.triu_indices(len(own[0]), len(own[0]), 1)
-    pairs = [distances.mean((2, 3)) for distances in own]
-    logs = [((p + p.T) / 2).clamp_min(_LEAST_APART).log()[above[0], above[1]] for p in pairs]
-    return torch.stack(logs).mean(0)
 
 
 def stretched(images: Tensor) -> Tensor:

@@ -6,15 +6,11 @@ with unknown mean and a variance whose prior (scaled inverse chi-square, worth o
 from other organs. With a flat prior on the mean a further normal study then follows Student's t (Gelman et
 al., Bayesian Data Analysis, 3rd ed., sections 2.6 and 3.2):
 
-    T = (x - mean(x_k) - shift) / (widening * sqrt(v * (1 + 1 / K))),    v = (spread^2 + (K - 1) S^2) / K
-
-S^2 is the variance s^2 of the x_k, or, where it is known how far each two references lie from each other
-(d_jk, logs, K > 2), (1 - pairs) s^2 + 2 pairs var(d_jk): there are more pairs than references, and the
-distance of a pair averages the departures of two, so that it varies half as much.
+    T = (x - mean(x_k) - shift) / (widening * sqrt(v * (1 + 1 / K))),    v = (spread^2 + (K - 1) s^2) / K
 
 The x_k share references: they vary less among themselves, and lie a little higher, than a further study's,
-and no set of scores is quite normal. So shift, widening, pairs and the degrees of freedom are those with
-which the normals of other organs, each weighing the same, exceed T's 5 % and 1 % quantiles in 5 % and 1 % of
+and no set of scores is quite normal. So shift, widening and the degrees of freedom are those with which
+the normals of other organs, each weighing the same, exceed T's 5 % and 1 % quantiles in 5 % and 1 % of
 cases. The spread is kept small, as organs differ threefold in it: a strong prior is wrong for each of
 them. T rises with x: no order among studies changes. K = 1 has no x_k and no answer.
 """
@@ -29,14 +25,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ScorePrior:
-    """What other organs say about how scores of normals vary; shift and spread in units of the score, pairs
-    a share."""
+    """What other organs say about how scores of normals vary; shift and spread in units of the score."""
 
     shift: float = 0.0
     spread: float = 0.05
     widening: float = 1.0
     freedom: float = 3.0
-    pairs: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,29 +42,22 @@ class Unusual:
     low: float
 
 
-def standardised(
-    score: float, references: Sequence[float], prior: ScorePrior, pairs: Sequence[float] = ()
-) -> float | None:
-    """T of the module's text; None with fewer than two references. pairs: log distances of each two."""
+def standardised(score: float, references: Sequence[float], prior: ScorePrior) -> float | None:
+    """T of the module's text; None with fewer than two references."""
     x = np.asarray(references, np.float64)
     count = len(x)
     if count < 2:
         return None
-    own = float(x.var(ddof=1))
-    if len(pairs) > 1:
-        own = (1 - prior.pairs) * own + 2 * prior.pairs * float(np.var(pairs, ddof=1))
-    variance = (prior.spread**2 + (count - 1) * own) / count
+    variance = (prior.spread**2 + (count - 1) * x.var(ddof=1)) / count
     scale = prior.widening * np.sqrt(max(variance, 1e-12) * (1 + 1 / count))
     return float((score - x.mean() - prior.shift) / scale)
 
 
-def unusual(
-    score: float, references: Sequence[float], prior: ScorePrior, pairs: Sequence[float] = ()
-) -> Unusual | None:
+def unusual(score: float, references: Sequence[float], prior: ScorePrior) -> Unusual | None:
     """Where a score lies in the predictive distribution; None with fewer than two references."""
     from scipy.special import stdtr
 
-    t = standardised(score, references, prior, pairs)
+    t = standardised(score, references, prior)
     if t is None:
         return None
     return Unusual(t, float(stdtr(prior.freedom, -t)), float(stdtr(prior.freedom, t)))

@@ -21,7 +21,7 @@ from D24FADLib.inference.calibration import (
     threshold_for,
 )
 from D24FADLib.inference.findings import neighbourhood
-from D24FADLib.inference.outliers import map_scores
+from D24FADLib.inference.outliers import compact_departures, map_scores
 from D24FADLib.inference.predictive import Unusual, unusual
 from D24FADLib.inference.preparation import on_grid
 from D24FADLib.inference.study_score import FUSED, kind_of, study_score
@@ -42,7 +42,7 @@ class Scored:
     scores, residual: the map, and the smoothed residual against all references. calibration: None for K = 1.
     support_scores: (K, n, h, w), each reference's own map, judged by the others; None for K = 1. parts: the
     map of each kind of evidence alone, where it was fused (`volumes`). score: the study's, as the reader sees
-    it. map_scores: log mean residual of each reference.
+    it. map_scores: log mean residual of each reference; compact: see `outliers.compact_departures`.
     """
 
     def __init__(self, prepared: Prepared, compared: Comparison, priors: Priors) -> None:
@@ -65,6 +65,7 @@ class Scored:
         self.support_scores: NDArray[np.float32] | None = None
         self.parts: dict[str, NDArray[np.float32]] = {}
         self.map_scores: list[float] = []
+        self.compact: list[float] = []
         scores = self.residual
         if compared.left_out is not None and compared.reduced is not None:
             left_out = np.stack([smoothed_as(one) for one in compared.left_out])
@@ -86,6 +87,7 @@ class Scored:
                     self.pitch,
                 )  # fmt: skip
                 scores, self.support_scores, self.parts = found.query, found.supports, found.parts
+                self.compact = compact_departures(found.supports, self.pitch)
             valid = ~np.isnan(left_out)
             if compared.overall is not None and compared.overall[1] is not None:
                 smoothed, left_out = (
@@ -96,7 +98,6 @@ class Scored:
                 study_score(self._kind, z[inside_k], one[inside_k])
                 for z, one, inside_k in zip(self.support_scores, left_out, valid, strict=True)
             ]
-            self._pairs = compared.pairs
             self._judged = np.nan_to_num(smoothed)[self.body]
         self.scores = np.where(self.body, scores, 0).astype(np.float32)
         self.score = robust_maximum(self.scores[self.body])
@@ -139,7 +140,7 @@ class Scored:
         if self.support_scores is None:
             return None
         own = study_score(self._kind, self.scores[self.body], self._judged)
-        return unusual(own, self._own, self._priors.score(self._kind, len(self._own)), self._pairs)
+        return unusual(own, self._own, self._priors.score(self._kind, len(self._own)))
 
     def rated(self, findings: Sequence[Finding]) -> tuple[Finding, ...]:
         """The findings with the number of as high ones that a normal study has."""

@@ -26,8 +26,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 ALWAYS = {
     "anomaly_map.nrrd", "residual_map.nrrd", "expected_normal.nrrd", "findings.seg.nrrd", "findings.csv",
     "slices.csv", "run.json", "overview.png",
@@ -38,14 +36,21 @@ _FORK = multiprocessing.get_context("fork")
 
 def signals(args: argparse.Namespace) -> list[dict[str, object]]:
     """SIGINT or SIGTERM at a random moment: outputs are complete or absent, what is said is so, and nothing
-    else is left. Each run is kept in DIR/signals-runs.csv: a run of this part goes on where one ended."""
+    else is left. The moment is a random one of the run's events and a little after it, so that a busy machine
+    changes nothing. Each run is kept in DIR/signals-runs.csv: this part goes on where it ended."""
     kept = args.output / "signals-runs.csv"
     done = list(csv.DictReader(kept.open(encoding="utf-8"))) if kept.is_file() else []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
     with _study() as (folder, words):
-        usual = float(np.median([_timed(words, folder / f"undisturbed{n}") for n in range(3)]))
+        started = time.perf_counter()
+        process = _start([*words, "--output", str(folder / "first"), "--json"], folder / "said.txt")
+        process.join()
+        usual = time.perf_counter() - started
+        events = len((folder / "said.txt").read_text(encoding="utf-8").splitlines())
         for number in range(len(done), args.runs):
             rng = random.Random(number)
-            row = _interrupted(words, folder, rng.uniform(0, 1.05) * usual, rng.choice(_SIGNALS))
+            after = rng.randint(0, events), rng.uniform(0, 2 * usual / events)
+            row = _interrupted(words, folder, *after, rng.choice(_SIGNALS))
             with kept.open("a", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, list(row))
                 if not number:
@@ -55,45 +60,47 @@ def signals(args: argparse.Namespace) -> list[dict[str, object]]:
     counts = Counter(row["outputs"] for row in done)
     return [
         {
-            "runs": len(done), "seconds of a run": usual,
+            "runs": len(done), "events of a run": events,
             **{kind: counts[kind] for kind in ("complete", "none", "partial")},
             **{kind: sum(int(row[kind]) for row in done) for kind in ("left behind", "wrong code", "untrue")},
-            "interrupted when complete": sum(
-                row["outputs"] == "complete" and int(row["code"]) != 0 for row in done
-            ),
+            "interrupted when complete": sum(r["outputs"] == "complete" and r["code"] == "130" for r in done),
         }
     ]  # fmt: skip
 
 
-def _interrupted(words: Sequence[str], folder: Path, after: float, number: int) -> dict[str, object]:
-    """One run, sent a signal after so many seconds: what it left and said."""
-    place = folder / "place"
+def _interrupted(
+    words: Sequence[str], folder: Path, events: int, seconds: float, number: int
+) -> dict[str, object]:
+    """One run, sent a signal so many seconds after so many of its events: what it left and said."""
+    place, temporary, said = folder / "place", folder / "temporary", folder / "said.txt"
     place.mkdir()
-    output = place / "results"
-    temporary = folder / "temporary"
     temporary.mkdir()
-    said = folder / "said.txt"
+    said.unlink(missing_ok=True)
+    output = place / "results"
     process = _start([*words, "--output", str(output), "--json"], said, temporary)
-    time.sleep(after)
+    while process.is_alive() and (not said.is_file() or said.read_bytes().count(b"\n") < events):
+        time.sleep(0.002)
+    process.join(seconds)
     with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid or 0, number)
-    process.join(120)
+    process.join(600)
     found = {p.name for p in output.iterdir()} if output.is_dir() else set()
     outputs = "complete" if found >= ALWAYS else "partial" if found else "none"
     shutil.rmtree(output, ignore_errors=True)
     left = [*place.iterdir(), *temporary.iterdir()]
     shutil.rmtree(place)
     shutil.rmtree(temporary)
-    lines = said.read_text(encoding="utf-8").splitlines()
-    # Killed before the command heeds signals, it says nothing.
-    text = json.loads(lines[-1]).get("text", "") if lines and lines[-1].startswith("{") else ""
-    right = (0, 130) if outputs == "complete" else (130, -number)
+    lines = said.read_text(encoding="utf-8").splitlines() if said.is_file() else []
+    text = json.loads(lines[-1]).get("text", "") if lines else ""
+    # Before the command heeds signals it says nothing, and ends as Python does.
+    right = (0, 130) if outputs == "complete" else (130,) if lines else (130, 1, -number)
     untrue = ("nothing was written" in text and outputs != "none") or (
         "results were complete" in text and outputs != "complete"
     )
     return {
-        "seconds": round(after, 3), "signal": number, "outputs": outputs, "code": process.exitcode,
-        "left behind": len(left), "wrong code": int(process.exitcode not in right), "untrue": int(untrue),
+        "events": events, "seconds": round(seconds, 3), "signal": number, "outputs": outputs,
+        "code": process.exitcode, "left behind": len(left), "wrong code": int(process.exitcode not in right),
+        "untrue": int(untrue), "said": text,
     }  # fmt: skip
 
 
@@ -196,7 +203,6 @@ def _run(words: Sequence[str], said: Path | None, temporary: Path | None) -> Non
     from D24FADLib.cli import main
 
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
     tempfile.tempdir = str(temporary or tempfile.gettempdir())
     heard = os.open(said or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(heard, 1)

@@ -32,7 +32,7 @@ from D24FADLib.inference.study_score import PICTURE, VOLUME, study_score
 Rows = list[dict[str, object]]
 LEVELS = (0.05, 0.01)
 _ILL = 12  # abnormal test pictures
-_GOOD, _BAD = 24, 12  # pictures that references are drawn from, for contamination
+_GOOD, _BAD = 16, 8  # pictures that references are drawn from, for contamination
 
 
 def fits(bench: Workbench, tasks: Sequence[Task]) -> dict[str, Priors]:
@@ -60,7 +60,7 @@ def coverage(bench: Workbench, tasks: Sequence[Task], priors: Mapping[str, Prior
             )
             is_normal = draws.queries < len(normal)
             prior = learned.score(PICTURE, shots)
-            t = tails(scores_of(draws, PICTURE, ()), prior)
+            t = tails(draws.query_score, draws.support_score, prior)
             high = stats.t.sf(t, prior.freedom)
             knots = learned.knots_for(shots)
             assert knots is not None
@@ -111,7 +111,7 @@ def repeatability(
             f"{task.name}-test", bench.sample(task.train, 1), tested, 4, 2 * queries, 1 / learned.findings
         )
         prior = learned.score(PICTURE, 4)
-        t = tails(scores_of(draws, PICTURE, ()), prior)
+        t = tails(draws.query_score, draws.support_score, prior)
         by_picture = [t[draws.queries == n] for n in range(len(tested))]
         several = [values for values in by_picture if len(values) > 1]
         within = np.sqrt(np.mean([v.var(ddof=1) for v in several]))

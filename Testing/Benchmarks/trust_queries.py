@@ -103,7 +103,7 @@ def empty(args: argparse.Namespace) -> Rows:
             image.CopyInformation(query.image)
             return replace(query, image=image, name="query")
 
-        near = query if query.is_color else _changed(_noise_a_little)(supports[1])
+        near = _changed(_noise_a_little)(supports[1])
         cases = {
             "constant": like(np.full(shape, 7)),
             "air": like(np.abs(rng.normal(0, 2, shape))),

@@ -15,7 +15,14 @@ from D24FADLib.imaging.volume import Volume, VolumeInfo
 from D24FADLib.inference.checks import check_alignment, check_patients, from_warnings
 from D24FADLib.inference.duplicates import check_copies
 from D24FADLib.inference.mirrored import check_mirrored
-from D24FADLib.inference.outliers import MAP, WHOLE, check_outliers, map_scores, standing_out
+from D24FADLib.inference.outliers import (
+    MAP,
+    WHOLE,
+    check_outliers,
+    compact_departures,
+    map_scores,
+    standing_out,
+)
 from D24FADLib.inference.priors import Priors, Resemblance
 from D24FADLib.inference.quality import check_quality
 from D24FADLib.inference.resemblance import check_resemblance, directions, distance, nearest_logs
@@ -162,6 +169,20 @@ def test_who_stands_out() -> None:
     t = standing_out({MAP: [0.1, 0.12, 0.11, 0.1], WHOLE: [-0.4, 0.6, -0.45, -0.38]}, Priors())
     assert codes(check_outliers(list("abcd"), t, 3.0)) == [("stands-out", 2)]
     assert standing_out({MAP: [0.1, 0.2]}, Priors()) is None
+
+
+def test_a_reference_with_a_lesion_stands_out_by_its_own_map() -> None:
+    """All maps are high where people differ, one is where the others are not."""
+    rng = np.random.default_rng(5)
+    maps = np.abs(rng.normal(0, 0.7, (4, 6, 30, 30))).astype(np.float32)
+    maps[:, :, 3:6] += 2.0
+    t = compact_departures(maps, (1.0, 3.0, 3.0))
+    assert max(t) < 2.5
+    maps[2, 1:5, 18:23, 18:23] += 8.0
+    t = compact_departures(maps, (1.0, 3.0, 3.0))
+    assert t[2] > 2.5 > max(t[:2] + t[3:])
+    assert int(np.argmax(standing_out({MAP: [0.1, 0.2, 0.1, 0.0]}, Priors(), t))) == 2
+    assert compact_departures(maps[:2], (1.0, 3.0, 3.0)) == []
 
 
 def test_a_study_far_from_its_references_is_unsuitable() -> None:

@@ -59,16 +59,6 @@ def test_the_statistic_is_the_written_formula() -> None:
     assert unusual(2.0, x, prior).high == pytest.approx(stats.t.sf(expected, 4.0))
 
 
-def test_the_spread_of_pairs_enters_with_its_share() -> None:
-    x, pairs = [1.0, 1.4, 0.7], [0.2, 0.5, 0.4]
-    prior = ScorePrior(0.1, 0.2, 1.5, 4.0, pairs=0.3)
-    v = (0.2**2 + 2 * (0.7 * np.var(x, ddof=1) + 0.6 * np.var(pairs, ddof=1))) / 3
-    expected = (2.0 - np.mean(x) - 0.1) / (1.5 * np.sqrt(v * (1 + 1 / 3)))
-    assert standardised(2.0, x, prior, pairs) == pytest.approx(expected)
-    # the one pair of two references has no spread
-    assert standardised(2.0, x[:2], prior, pairs[:1]) == standardised(2.0, x[:2], prior)
-
-
 def test_who_stands_out_has_the_largest_t() -> None:
     t = outlyingness([0.1, 0.0, 2.0, -0.1, 0.05], ScorePrior())
     assert int(np.argmax(t)) == 2

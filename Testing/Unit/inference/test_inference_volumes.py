@@ -274,6 +274,7 @@ def test_a_lesion_is_found_and_named(simulated, fused, word: str) -> None:
     assert np.sqrt(sum(h**2 for h in heights.values())) == pytest.approx(first.peak, rel=0.25)
     assert found.p_value is not None
     assert found.record["map_kinds"] == list(fusion.KINDS)
+    assert 0 < found.record["map_heights"]["5 %"] < found.record["map_heights"]["1 %"] < first.peak
 
 
 def test_what_it_departs_by_is_written(fused, tmp_path: Path) -> None:
