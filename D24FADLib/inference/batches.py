@@ -17,9 +17,11 @@ Result = tuple[Tensor, ...]
 
 
 class Compares(Protocol):
-    """Something that turns a batch into tensors, slices first (see `comparison.Comparer`)."""
+    """Something that turns a batch into tensors, slices first (see `comparison.Comparer`). results_on: where
+    they go from `device`."""
 
     device: torch.device
+    results_on: torch.device
 
     def batch(
         self, images: Tensor, covered: Tensor, known: Sequence[Tensor] | None = None
@@ -65,8 +67,8 @@ class Batches:
         torch.set_num_threads(self._threads)
 
     def run(self, inputs: Inputs, count: int, batch: int) -> Iterator[tuple[int, Result, Tensor]]:
-        """Slices done, the comparer's result without its Nones (on the CPU) and `covered`, piece by piece
-        in order. Raises MemoryError where not even the processor has room."""
+        """Slices done, the comparer's result without its Nones (where it wants it) and `covered`, piece by
+        piece in order. Raises MemoryError where not even the processor has room."""
         chunks = [slice(start, min(start + batch, count)) for start in range(0, count, batch)]
         waiting: deque[Future[list[tuple[int, Result, Tensor]]]] = deque()
         for chunk in chunks:
@@ -84,7 +86,8 @@ class Batches:
             images, covered, known = inputs(piece)
             comparer = self._comparer
             try:
-                result = tuple(t.cpu() for t in comparer.batch(images, covered, known) if t is not None)
+                found = comparer.batch(images, covered, known)
+                result = tuple(t.to(comparer.results_on) for t in found if t is not None)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from D24FADLib.errors import Cancelled
-from D24FADLib.inference.batches import Batches, Compares, Inputs
-from D24FADLib.inference.mahalanobis import MOST_SLICES, WIDTH, distances, smoothed_in_plane
+from D24FADLib.inference.batches import Batches, Compares, Inputs, is_out_of_memory
+from D24FADLib.inference.mahalanobis import MOST_SLICES, WIDTH, fit, smoothed_in_plane
 from D24FADLib.inference.pictures import PictureComparer, PictureEvidence
 from D24FADLib.inference.preparation import Box, Prepared, on_grid
 from D24FADLib.inference.residuals import (
@@ -131,6 +131,7 @@ class Comparer:
         self.model = model.to(device).eval()
         self.evidence = evidence
         self.device = device
+        self.results_on = torch.device("cpu")
         self.encoder = encoder or TorchEncoder(self.model, device)
         self.pictures = PictureComparer(self.model, pictures, device) if pictures else None
         self.volumes = volumes
@@ -208,10 +209,11 @@ class Comparer:
 
 class FeatureKeeper:
     """In the comparer's place where all slices' features are needed together: `batch` gives the teacher's
-    finest ones, smoothed in plane, (B, 1 + K, C, h, w) float16, and the weights (B, scales, K)."""
+    finest ones, smoothed in plane, (B, 1 + K, C, h, w) float16, and the weights (B, scales, K). They stay on
+    the device: all of them together are what is worked with next."""
 
     def __init__(self, comparer: Comparer) -> None:
-        self.device = comparer.device
+        self.device = self.results_on = comparer.device
         self._comparer = comparer
 
     def on_cpu(self) -> FeatureKeeper:
@@ -304,8 +306,19 @@ def _in_batches(
             reach.append(covered)
     if progress:
         progress("compare", count, count)
-    joined = [torch.cat(column) for column in zip(*parts, strict=True)]
+    joined = [_joined(column) for column in zip(*parts, strict=True)]
     return joined, torch.cat(reach, dim=1).numpy(), tuple(batches.notes)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """One after the other, on the processor where they are not all on one device or have no room there."""
+    if len({part.device for part in parts}) == 1:
+        try:
+            return torch.cat(list(parts))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+    return torch.cat([part.cpu() for part in parts])
 
 
 def _compare_volume(
@@ -322,12 +335,26 @@ def _compare_volume(
     judged = prepared.support_body_on(grid) & (covered > 1)
     pitch = pitch_of(prepared, (0, *grid))
     across = min(WIDTH * (pitch[1] + pitch[2]) / 2 / pitch[0], MOST_SLICES)
-    full, own = distances(features.numpy(), reach, judged, across)
+    full, own = _texture(features, torch.from_numpy(reach), torch.from_numpy(judged), across)
     left_out = np.where(judged, own, np.nan).astype(np.float32)
     appearance = appearance_of(prepared, grid) if evidence.appearance else None
     return Comparison(
-        full, full, left_out, weights.numpy(), covered, notes, evidence=evidence, appearance=appearance
+        full, full, left_out, weights.cpu().numpy(), covered, notes, evidence=evidence, appearance=appearance
     )
+
+
+def _texture(
+    features: Tensor, reach: Tensor, judged: Tensor, sigma: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """r of the query (n, h, w) and of each support (K, n, h, w); see `mahalanobis`. Where the features'
+    device has no room for it, the processor computes."""
+    try:
+        fitted = fit(features[:, 1:], reach, judged, sigma)
+        return fitted.distance(features[:, 0]).cpu().numpy(), fitted.left_out.cpu().numpy()
+    except RuntimeError as error:
+        if features.device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    return _texture(features.cpu(), reach, judged, sigma)
 
 
 def compare_pictures(prepared: Prepared, comparer: PictureComparer) -> Comparison:
