@@ -113,9 +113,11 @@ def inputs_of(
     reach = [c[box] for c in covered]
 
     def inputs(chunk: slice, device: torch.device) -> tuple[Tensor, Tensor, list[Tensor] | None]:
-        voxels = np.concatenate([v[chunk].astype(np.float32, copy=False) for v in inside])
-        there = device if device.type == "cuda" else _CPU
-        images = to_input(voxels, size, there).unflatten(0, (len(inside), -1))
+        parts = [v[chunk] for v in inside]
+        on_card = device.type == "cuda"  # which reads pinned memory by itself
+        voxels = torch.empty(len(parts) * len(parts[0]), *parts[0].shape[1:], pin_memory=on_card)
+        np.concatenate(parts, out=voxels.numpy())
+        images = to_input(voxels, size, device if on_card else _CPU).unflatten(0, (len(parts), -1))
         reaching = torch.stack([torch.from_numpy(on_grid(c[chunk], grid)) for c in reach])
         return images, reaching, known(chunk, device)
 
