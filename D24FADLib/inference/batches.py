@@ -37,10 +37,17 @@ def workers_on(device: torch.device) -> int:
     return min(8, torch.get_num_threads()) if device.type == "cpu" else 2
 
 
+_NO_ROOM = (
+    "out of memory",
+    "alloc_failed",  # of cuBLAS and cuDNN
+    "nvml_success == r",  # torch fails at reporting it where the driver's library for that is missing
+)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """CUDA has an exception of its own for it, MPS and others only a text."""
     text = str(error).lower()
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in text or "alloc_failed" in text
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(one in text for one in _NO_ROOM)
 
 
 class Batches:

@@ -90,9 +90,13 @@ def input_size(rows: float, cols: float, size: int, stride: int) -> tuple[int, i
     return height, width
 
 
-def to_input(slices: NDArray[np.float32], size: tuple[int, int], device: torch.device = _CPU) -> Tensor:
+def to_input(
+    slices: NDArray[np.float32] | Tensor, size: tuple[int, int], device: torch.device = _CPU
+) -> Tensor:
     """(n, rows, cols[, 3]) in [0, 1] -> (n, 3, H, W); gray ones share one channel's memory."""
-    images = sent(torch.from_numpy(np.ascontiguousarray(slices)), device)
+    if not isinstance(slices, Tensor):
+        slices = torch.from_numpy(np.ascontiguousarray(slices))
+    images = sent(slices, device)
     images = images.permute(0, 3, 1, 2) if images.dim() == 4 else images[:, None]
     if images.shape[-2:] != size:
         images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)

@@ -133,7 +133,7 @@ def sustained(
 def split(comparer: Comparer, inputs: Inputs, stream: Stream, batch: int, kept: Resident | None) -> Row:
     """Milliseconds of the card for a thousand slices, one step after another, by CUDA events; the transfers
     are those of the images alone, from pinned memory."""
-    device = comparer.device
+    device, batch = comparer.device, min(batch, stream.count, STUDY)
     voxels = [
         torch.from_numpy(v[:batch]).pin_memory() for v in (stream.query, *(() if kept else stream.supports))
     ]
