@@ -6,7 +6,8 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
@@ -31,11 +32,35 @@ def folded(network: nn.Module) -> nn.Module:
     return made
 
 
+class _Pointwise(nn.Module):
+    """A 1 x 1 convolution as a product of matrices, in which the bias is added on the way out: a convolution
+    on a CUDA card adds it in a pass of its own over what it has written."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(convolution.weight.flatten(1), requires_grad=False)
+        self.bias = convolution.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, channels, height, width = x.shape
+        positions = x.permute(0, 2, 3, 1).reshape(-1, channels)
+        y = F.linear(positions, self.weight, self.bias)
+        return y.view(count, height, width, -1).permute(0, 3, 1, 2)
+
+
 def reduced(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A folded copy with weights of `dtype`, channels last. It takes images (N, 1 or 3, H, W) in float32;
     what it does before its first convolution stays in float32, and one channel becomes three there."""
-    made = folded(network).to(dtype)
-    made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    made = folded(network)
+    for parent in list(made.modules()):
+        for name, child in list(parent.named_children()):
+            if (
+                isinstance(child, nn.Conv2d)
+                and child.groups == 1
+                and child.kernel_size == child.stride == (1, 1)
+            ):
+                setattr(parent, name, _Pointwise(child))
+    made.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def ready(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         images = inputs[0].expand(-1, 3, -1, -1)

@@ -50,6 +50,18 @@ def test_folding_changes_nothing(network: nn.Module, shape: tuple[int, ...]) -> 
 
 
 @torch.inference_mode()
+def test_made_for_a_precision_it_is_the_same_function() -> None:
+    """In f32, where rounding hides nothing: what else `reduced` changes."""
+    network = lived_in(EfficientNetLite0())
+    made = reduced(network, torch.float32)
+    assert sum(isinstance(m, nn.Conv2d) for m in made.modules()) == 1 + 16  # the stem and the depthwise ones
+    images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    expected, got = network(images), made(images)
+    for one, other in zip([*expected[0], expected[1]], [*got[0], got[1]], strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4 * float(one.abs().max()))
+
+
+@torch.inference_mode()
 def test_one_channel_stands_for_three() -> None:
     made = reduced(lived_in(EfficientNetLite0()), torch.bfloat16)
     gray = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(2))
