@@ -131,7 +131,7 @@ def part_throughput(args: argparse.Namespace) -> list[Row]:
 
 def part_gpu(args: argparse.Namespace) -> list[Row]:
     if not torch.cuda.is_available():
-        note = "no CUDA card here: see the figures kept in Docs/speed.md"
+        note = "no CUDA card here"
         return [{"note": note}, *roofline(4, 256)]
     return on_card(args.repeat, args.streamed)
 
