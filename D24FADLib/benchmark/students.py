@@ -86,12 +86,18 @@ class Trained:
 
 
 class Students:
-    """Trains students around one teacher; the same recipe on the same files is trained once."""
+    """Trains students around one teacher; the same recipe on the same files is trained once.
 
-    def __init__(self, teacher: nn.Module, teacher_sha256: str, cache: Path) -> None:
+    accelerator: what trains, as Lightning names it. Teacher and students are on the CPU before and after.
+    """
+
+    def __init__(
+        self, teacher: nn.Module, teacher_sha256: str, cache: Path, accelerator: str = "auto"
+    ) -> None:
         self.teacher = teacher
         self.teacher_sha256 = teacher_sha256
         self._cache = cache
+        self._accelerator = accelerator
         self._digests: dict[Path, str] = {}
 
     def train(
@@ -124,9 +130,10 @@ class Students:
         with tempfile.TemporaryDirectory() as state:
             train(
                 model, sets, recipe.options, Path(state), teacher_sha256=self.teacher_sha256,
-                engine=Engine(accelerator="cpu"), evidence=Evidence(student=1.0),
+                engine=Engine(self._accelerator), evidence=Evidence(student=1.0),
                 cache=self._cache / "training", progress=told,
             )  # fmt: skip
+        model.cpu()
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
         save_file({k: v.contiguous() for k, v in trained.state_dict().items()}, partial)

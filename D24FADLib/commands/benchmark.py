@@ -84,6 +84,9 @@ def add_parser(subparsers: Any) -> None:
         choices=("auto", "torch", "openvino"),
         help="what runs the networks of the shipped configuration",
     )
+    parser.add_argument(
+        "--accelerator", default="auto", help="what trains the students: auto, cpu, gpu or mps"
+    )
     parser.add_argument("--threads", type=int, help="processor threads to use")
     parser.add_argument("--json", action="store_true", help="progress and result as JSON lines")
     parser.set_defaults(run=run)
@@ -176,7 +179,10 @@ def _images(
     ]  # fmt: skip
     cache = args.cache.expanduser()
     workshop = Workshop(
-        plan, tasks, _students(args.model.replace("{task}", tested[0].name), cache), reporter.progress
+        plan,
+        tasks,
+        _students(args.model.replace("{task}", tested[0].name), cache, args.accelerator),
+        reporter.progress,
     )
     results = images.run(
         trials, workshop, FeatureStore(cache / "features"), shots, contamination=args.contaminate,
@@ -229,21 +235,21 @@ def _paper(
 
     cache = args.cache.expanduser()
     rows = paper_protocol.run(
-        read_official(data), _students(args.model, cache), FeatureStore(cache / "features"),
+        read_official(data), _students(args.model, cache, args.accelerator), FeatureStore(cache / "features"),
         tuple(args.shots or (2, 4, 8)), steps=args.train_steps, seed=args.seed, progress=reporter.progress,
     )  # fmt: skip
     content["paper"] = rows
     return paper_sections(rows), rows
 
 
-def _students(model: str, cache: Path) -> Students:
+def _students(model: str, cache: Path, accelerator: str) -> Students:
     """Every method shares the model's own teacher."""
     from D24FADLib.benchmark.students import Students
     from D24FADLib.inference.models import load_model
     from D24FADLib.network.checkpoints import TEACHER_WEIGHTS
 
     loaded, about = load_model(model)
-    return Students(loaded.teacher, about["d24fad"]["sha256"][TEACHER_WEIGHTS.as_posix()], cache)
+    return Students(loaded.teacher, about["d24fad"]["sha256"][TEACHER_WEIGHTS.as_posix()], cache, accelerator)
 
 
 def environment() -> dict[str, Any]:

@@ -29,6 +29,7 @@ from D24FADLib.imaging.planes import (
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+    import torch
     from torch import Tensor
 
     from D24FADLib.imaging.volume import Volume
@@ -46,7 +47,7 @@ class KnownReferences(Protocol):
     @property
     def left_out(self) -> NDArray[np.float32]: ...
 
-    def known(self, chunk: slice) -> list[Tensor]: ...
+    def known(self, chunk: slice, device: torch.device) -> list[Tensor]: ...
 
 
 @dataclass(frozen=True, eq=False)

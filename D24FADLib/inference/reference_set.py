@@ -14,6 +14,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from D24FADLib.inference.preparation import (
     on_references_grid,
     prepare_study,
 )
+from D24FADLib.inference.resident import Resident
 
 Progress = Callable[[str, int, int], None]
 _FORMAT = 1
@@ -62,9 +64,13 @@ class ReferenceSet:
     left_out: NDArray[np.float32]
     facts: dict[str, Any]
 
-    def known(self, chunk: slice) -> list[Tensor]:
+    def known(self, chunk: slice, device: torch.device) -> list[Tensor]:
         """The features of slices of the box as the comparer takes them: (K, B, C, h, w) each."""
-        return [torch.from_numpy(np.array(f[chunk])).transpose(0, 1).to(torch.float32) for f in self.features]
+        return self._resident(chunk, device)
+
+    @cached_property
+    def _resident(self) -> Resident:
+        return Resident(self.features)
 
 
 def reference_key(supports: Sequence[Volume], options: DetectionOptions, model: str, encoder: str) -> str:
@@ -133,7 +139,7 @@ def _make(
             raise Cancelled("Preparing the references was cancelled.")
         progress("references", start, count)
         chunk = slice(start, min(start + batch, count))
-        images, reach, _ = inputs(chunk)
+        images, reach, _ = inputs(chunk, comparer.device)
         with torch.inference_mode():
             features = [f.unflatten(0, images.shape[:2]) for f in comparer.encoder(images.flatten(0, 1))]
             # The first stands in for a query; what is wanted is each support against the others.

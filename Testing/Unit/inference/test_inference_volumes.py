@@ -144,13 +144,21 @@ def test_identical_supports_do_not_divide_by_zero() -> None:
     z, own = deviations(values, everywhere[0], everywhere, PITCH, 2e-3)
     features = np.ones((2, 4, 3, 4, 5), np.float16)
     features[1, 0, :, 2, 2] = 2.0
-    query, left_out = mahalanobis.distances(features, everywhere, everywhere, 0.0)
+    query, left_out = texture(features, everywhere, everywhere, 0.0)
     channels = [*both_sides(("brighter", "darker"), z, own, 1.0), Channel("texture", query, left_out)]
     fused = fuse(channels)
     for array in (fused.query, fused.supports):
         assert np.isfinite(array).all()
     assert not fused.supports.any()
     assert np.unravel_index(fused.query.argmax(), fused.query.shape) == (1, 2, 2)
+
+
+def texture(
+    features: np.ndarray, reach: np.ndarray, judged: np.ndarray, sigma: float
+) -> tuple[np.ndarray, np.ndarray]:
+    stack = torch.from_numpy(features)
+    fitted = mahalanobis.fit(stack[:, 1:], torch.from_numpy(reach), torch.from_numpy(judged), sigma)
+    return fitted.distance(stack[:, 0]).numpy(), fitted.left_out.numpy()
 
 
 @pytest.mark.parametrize(("count", "sigma"), [(2, 0.0), (4, 0.0), (4, 1.2)])
@@ -163,7 +171,7 @@ def test_mahalanobis_is_that_of_the_definition(count: int, sigma: float) -> None
     reach = np.ones_like(judged)
     reach[0, :3] = count < 3  # the first support does not show the first slices
     judged &= reach
-    query, left_out = mahalanobis.distances(features, reach, judged, sigma)
+    query, left_out = texture(features, reach, judged, sigma)
     f = features.astype(float)
     if sigma:
         f = ndimage.gaussian_filter1d(f, sigma, axis=0, mode="nearest")
