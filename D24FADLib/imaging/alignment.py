@@ -317,7 +317,12 @@ def _smoothed(support: sitk.Image, query: sitk.Image, transform: sitk.Transform)
     sigma = np.where(np.array(support.GetSize()) > 1, sigma, 0.0)
     if sigma.max() == 0:
         return support
-    floating = (
-        support if support.GetNumberOfComponentsPerPixel() > 1 else sitk.Cast(support, sitk.sitkFloat32)
-    )
-    return sitk.DiscreteGaussian(floating, (sigma**2).tolist(), 32, 0.01, False)
+
+    def smoothed(channel: sitk.Image) -> sitk.Image:
+        return sitk.DiscreteGaussian(channel, (sigma**2).tolist(), 32, 0.01, False)
+
+    if support.GetNumberOfComponentsPerPixel() == 1:
+        return smoothed(sitk.Cast(support, sitk.sitkFloat32))
+    channels = range(support.GetNumberOfComponentsPerPixel())
+    parts = [smoothed(sitk.VectorIndexSelectionCast(support, n, sitk.sitkFloat32)) for n in channels]
+    return sitk.Cast(sitk.Compose(parts), support.GetPixelID())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -61,24 +62,35 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def shift(args: argparse.Namespace) -> Rows:
-    """Normal pictures changed: how far the score drifts, how often it is unusual, whether a check says so."""
-    rows: Rows = []
+    """Normal pictures changed: how far the score drifts, how often it is unusual, whether a check says so.
+    Each judgement is kept in DIR/shift-judged.csv: this part goes on where it ended."""
+    kept = args.output / "shift-judged.csv"
+    done = list(csv.DictReader(kept.open(encoding="utf-8"))) if kept.is_file() else []
     tasks = [t for t in read_tasks(args.data) if not args.tasks or t.name in args.tasks]
-    drawn = [(t, *_pictures(t, args.queries)) for t in tasks]
-    for name, change in CHANGES.items():
-        p, score, said, own = [], [], [], []
-        for _, supports, queries in drawn:
-            for query in queries:
-                found = detect(_changed(change)(query), supports, device="cpu", model=args.model)
-                p.append(found.p_value)
-                score.append(found.score)
-                codes = {c.code for c in found.checks if c.subject == "query"} - {"unlearned", "input"}
-                said.append(bool(codes))
-                own.append("unsuitable" in codes)
+    wanted = [(n, t, q) for q in range(args.queries) for t in tasks for n in CHANGES]
+    for name, task, number in wanted[len(done) :]:
+        supports, queries = _pictures(task, number + 1)
+        found = detect(_changed(CHANGES[name])(queries[number]), supports, device="cpu", model=args.model)
+        codes = {c.code for c in found.checks if c.subject == "query"} - {"unlearned", "input"}
+        row = {"change": name, "p": found.p_value, "score": found.score, "said": " ".join(sorted(codes))}
+        with kept.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(row))
+            if not done:
+                writer.writeheader()
+            writer.writerow(row)
+        done.append({key: str(value) for key, value in row.items()})
+    rows: Rows = []
+    for name in CHANGES:
+        group = [row for row in done if row["change"] == name]
+        p = np.array([float(row["p"]) for row in group])
+        said = [row["said"].split() for row in group]
         rows.append(
             {"change": name, "queries": len(p), "median p": float(np.median(p)),
-             "p below 5 %": np.mean(np.array(p) < 0.05), "mean score": np.mean(score),
-             "a check says so": np.mean(said), "called unsuitable": np.mean(own)}
+             "p below 5 %": np.mean(p < 0.05),
+             "mean score": np.mean([float(row["score"]) for row in group]),
+             "a check says so": np.mean([bool(s) for s in said]),
+             "called unsuitable": np.mean(["unsuitable" in s for s in said]),
+             "checks": ", ".join(sorted({code for s in said for code in s}))}
         )  # fmt: skip
     return rows
 

@@ -128,6 +128,18 @@ def test_what_the_support_does_not_cover_is_background_and_outside() -> None:
     np.testing.assert_allclose(values[20:], sitk.GetArrayFromImage(query)[20:], atol=1e-4)
 
 
+def test_a_coarser_picture_in_colour_is_met_by_averages() -> None:
+    """Fine stripes, a grey each colour of its own, come out as their mean; not as one stripe or the other."""
+    stripes = np.zeros((1, 40, 40, 3), np.uint8)
+    stripes[:, :, ::2] = (200, 100, 40)
+    support = Volume(sitk.GetImageFromArray(stripes, isVector=True), "fine")
+    coarse = sitk.GetImageFromArray(np.zeros((1, 10, 10, 3), np.uint8), isVector=True)
+    coarse.SetSpacing((4.0, 4.0, 1.0))
+    found = sitk.GetArrayFromImage(align(support, Volume(coarse, "coarse"), Alignment.NONE).image)
+    np.testing.assert_allclose(found[0, 2:8, 2:8].mean((0, 1)), (100, 50, 20), atol=6)
+    assert np.ptp(found[0, 2:8, 2:8, 0].astype(int)) < 20
+
+
 def test_the_same_input_gives_the_same_bits_also_in_threads() -> None:
     query = Volume(head(6.0), "query")
     supports = [
