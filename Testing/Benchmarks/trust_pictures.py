@@ -117,12 +117,14 @@ def repeatability(
         within = np.sqrt(np.mean([v.var(ddof=1) for v in several]))
         limit = stats.t.isf(0.05, prior.freedom)
         called = [(v > limit) for v in several]
-        agree = [np.mean(c[1:]) for c in called if c[0]]
+        # Of two judgements of one picture: how often the second is unusual where the first is.
+        first = sum(c.sum() * (len(c) - 1) for c in called)
+        both = sum(c.sum() * (c.sum() - 1) for c in called)
         rows.append(
             {
                 "task": task.name, "pictures": len(several), "sd within": within,
                 "sd between": np.std([v.mean() for v in several]),
-                "again at 5 %": np.mean(agree) if agree else float("nan"),
+                "again at 5 %": both / first if first else float("nan"),
             }
         )  # fmt: skip
     return rows
