@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import hashlib
 import json
 import multiprocessing
@@ -26,6 +25,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from trust_rows import keep, kept_rows
+
 ALWAYS = {
     "anomaly_map.nrrd", "residual_map.nrrd", "expected_normal.nrrd", "findings.seg.nrrd", "findings.csv",
     "slices.csv", "run.json", "overview.png",
@@ -39,7 +40,7 @@ def signals(args: argparse.Namespace) -> list[dict[str, object]]:
     else is left. The moment is a random one of the run's events and a little after it, so that a busy machine
     changes nothing. Each run is kept in DIR/signals-runs.csv: this part goes on where it ended."""
     kept = args.output / "signals-runs.csv"
-    done = list(csv.DictReader(kept.open(encoding="utf-8"))) if kept.is_file() else []
+    done = kept_rows(kept)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
     with _study() as (folder, words):
         started = time.perf_counter()
@@ -50,13 +51,7 @@ def signals(args: argparse.Namespace) -> list[dict[str, object]]:
         for number in range(len(done), args.runs):
             rng = random.Random(number)
             after = rng.randint(0, events), rng.uniform(0, 2 * usual / events)
-            row = _interrupted(words, folder, *after, rng.choice(_SIGNALS))
-            with kept.open("a", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(row))
-                if not number:
-                    writer.writeheader()
-                writer.writerow(row)
-            done.append({key: str(value) for key, value in row.items()})
+            keep(kept, done, _interrupted(words, folder, *after, rng.choice(_SIGNALS)))
     counts = Counter(row["outputs"] for row in done)
     return [
         {

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
+from trust_rows import keep, kept_rows
 
 from D24FADLib.benchmark.datasets import read_tasks
 from D24FADLib.imaging.reading import read_volume
@@ -65,7 +65,7 @@ def shift(args: argparse.Namespace) -> Rows:
     """Normal pictures changed: how far the score drifts, how often it is unusual, whether a check says so.
     Each judgement is kept in DIR/shift-judged.csv: this part goes on where it ended."""
     kept = args.output / "shift-judged.csv"
-    done = list(csv.DictReader(kept.open(encoding="utf-8"))) if kept.is_file() else []
+    done = kept_rows(kept)
     tasks = [t for t in read_tasks(args.data) if not args.tasks or t.name in args.tasks]
     wanted = [(n, t, q) for q in range(args.queries) for t in tasks for n in CHANGES]
     for name, task, number in wanted[len(done) :]:
@@ -73,12 +73,7 @@ def shift(args: argparse.Namespace) -> Rows:
         found = detect(_changed(CHANGES[name])(queries[number]), supports, device="cpu", model=args.model)
         codes = {c.code for c in found.checks if c.subject == "query"} - {"unlearned", "input"}
         row = {"change": name, "p": found.p_value, "score": found.score, "said": " ".join(sorted(codes))}
-        with kept.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row))
-            if not done:
-                writer.writeheader()
-            writer.writerow(row)
-        done.append({key: str(value) for key, value in row.items()})
+        keep(kept, done, row)
     rows: Rows = []
     for name in CHANGES:
         group = [row for row in done if row["change"] == name]
