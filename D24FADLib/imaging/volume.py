@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,12 @@ class Volume:
         return replace(self, image=sitk.Image(self.image))
 
     def content_hash(self) -> str:
-        """sha256 of the voxels, their type and the grid: equal for equal volumes, whatever their file."""
+        """sha256 of the voxels, their type and the grid: equal for equal volumes, whatever their file. Worked
+        out once: a volume's voxels do not change."""
+        return self._content_hash
+
+    @cached_property
+    def _content_hash(self) -> str:
         digest = hashlib.sha256()
         image = self.image
         header = (image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())

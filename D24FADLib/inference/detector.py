@@ -155,7 +155,7 @@ def _detect(
         labels=labels,
         findings=findings,
         slices=(
-            scores_of_slices(query, prepared.plane, anomaly_map, weights)
+            scores_of_slices(query, prepared.plane, anomaly_map, place.numbers, shares)
             if prepared.home
             else _slice_scores(query, prepared, scored, shares)
         ),
@@ -221,14 +221,14 @@ class _Placement:
 
     def per_slice(self, values: NDArray[np.float32], name: str) -> Volume:
         """One value a slice; where the comparison ran on another grid, a voxel has its nearest slice's."""
-        return self.query.with_array(values.astype(np.float32)[self._numbers], name)
+        return self.query.with_array(values.astype(np.float32)[self.numbers.array()], name)
 
     @cached_property
-    def _numbers(self) -> NDArray[np.uint16]:
-        """The slice that each of the query's voxels was compared in, (k, j, i)."""
+    def numbers(self) -> Volume:
+        """The slice that each of the query's voxels was compared in, uint16."""
         shape = self.prepared.query.shape[:3]
         numbers = np.arange(shape[0], dtype=np.uint16)[:, None, None]
-        return np.asarray(self.slices(np.broadcast_to(numbers, shape), "", True).array())
+        return self.slices(np.broadcast_to(numbers, shape), "numbers", True)
 
     def slices(self, array: NDArray[Any], name: str, per_slice: bool = False) -> Volume:
         import SimpleITK as sitk

@@ -49,6 +49,11 @@ class Fitted:
     left_out: Tensor
     sigma: float
 
+    def on(self, device: torch.device) -> Fitted:
+        """The same there."""
+        tensors = (t.to(device) for t in (self.whiten, self.mean, self.widened, self.left_out))
+        return Fitted(*tensors, self.sigma)
+
     @torch.inference_mode()
     def distance(self, features: Tensor) -> Tensor:
         """r (n, h, w) of a query's features (n, C, h, w), smoothed in plane, on the same device."""

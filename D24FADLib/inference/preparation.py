@@ -18,6 +18,7 @@ from D24FADLib.imaging.intensity import (
     match_histogram,
     prepare,
 )
+from D24FADLib.imaging.masks import PackedMask
 from D24FADLib.imaging.planes import (
     Plane,
     default_plane,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from D24FADLib.imaging.volume import Volume
     from D24FADLib.inference.options import DetectionOptions
+    from D24FADLib.inference.volumes import NormalVolume
 
 Box = tuple[slice, slice, slice]
 _MARGIN_MM = 6.0
@@ -45,6 +47,9 @@ class KnownReferences(Protocol):
 
     @property
     def left_out(self) -> NDArray[np.float32]: ...
+
+    @property
+    def normal(self) -> NormalVolume | None: ...
 
     def known(self, chunk: slice) -> list[Tensor]: ...
 
@@ -89,8 +94,8 @@ class Prepared:
     query: NDArray[np.float32]
     supports: tuple[NDArray[np.float32], ...]
     body: NDArray[np.bool_]
-    covered: tuple[NDArray[np.bool_], ...]
-    support_bodies: tuple[NDArray[np.bool_], ...]
+    covered: tuple[NDArray[np.bool_] | PackedMask, ...]
+    support_bodies: tuple[NDArray[np.bool_] | PackedMask, ...]
     aligned: tuple[AlignedSupport, ...]
     box: Box
     spacing: tuple[float, float, float]
@@ -153,6 +158,7 @@ def prepare_study(
     before (`inputs.check_inputs`). Raises Cancelled.
     """
     warnings: list[str] = []
+    plane = plane or default_plane(query)
     canonical = to_canonical(query.image)
     modality = guess_modality(query)
     mask = foreground_mask(canonical, modality)
@@ -162,24 +168,24 @@ def prepare_study(
     ready = prepare(canonical, modality, mask, window)
     with aligning or Aligning(supports, query, _method(query, align), should_cancel) as begun:
         aligned = begun.results((lambda done, total: progress("align", done, total)) if progress else None)
-    plane = plane or default_plane(query)
     warnings += _said_of(supports, aligned)
 
-    def matched(index: int) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+    def matched(index: int) -> tuple[NDArray[np.float32], PackedMask, PackedMask]:
         moved, kind = aligned[index], guess_modality(supports[index])
         own_mask = foreground_mask(moved.image, kind) & moved.inside
         array = matched_to(moved, own_mask, ready, mask, kind, window)
         aligned[index] = moved.without_voxels()
-        return array, own_mask, moved.inside
+        bits = (PackedMask.of(slices(m, plane)) for m in (own_mask, moved.inside))
+        return slices(array, plane), *bits
 
     arrays, bodies, covered = [], [], []
     with ThreadPoolExecutor(2) as pool:  # more would need memory rather than time
         for index, (array, own_mask, inside) in enumerate(pool.map(matched, range(len(supports)))):
             if progress:
                 progress("prepare", index, len(supports))
-            arrays.append(slices(array, plane))
-            bodies.append(slices(own_mask, plane))
-            covered.append(slices(inside, plane))
+            arrays.append(array)
+            bodies.append(own_mask)
+            covered.append(inside)
     if progress:
         progress("prepare", len(supports), len(supports))
     body = slices(mask, plane)
