@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Lock
@@ -125,3 +126,28 @@ class Volume:
         image = sitk.GetImageFromArray(array)
         image.CopyInformation(self.image)
         return Volume(image, name, self.info)
+
+
+class VolumeOnDemand(Volume):
+    """A volume on the grid of another one whose voxels are made each time that they are looked at, and not
+    held: for large ones that are written once and seldom read. `make()` gives them (k, j, i); threads may
+    call it."""
+
+    def __init__(self, make: Callable[[], NDArray[Any]], like: Volume, name: str) -> None:
+        for field_name, value in (("_make", make), ("_like", like), ("name", name), ("info", like.info)):
+            object.__setattr__(self, field_name, value)
+
+    @property
+    def image(self) -> sitk.Image:  # type: ignore[override]
+        return self._like.with_array(self._make(), self.name).image  # type: ignore[attr-defined]
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        return self._like.size  # type: ignore[attr-defined, no-any-return]
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        return self._like.spacing  # type: ignore[attr-defined, no-any-return]
+
+    def apart(self) -> Volume:
+        return self

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from D24FADLib.errors import Cancelled
 from D24FADLib.imaging.planes import from_canonical, slice_index, unslices
-from D24FADLib.imaging.volume import Volume
+from D24FADLib.imaging.volume import Volume, VolumeOnDemand
 from D24FADLib.inference.checks import INFO, REFUSE
 from D24FADLib.inference.detection import Detection, SliceScore
 from D24FADLib.inference.findings import find
@@ -21,8 +21,8 @@ from D24FADLib.inference.options import DetectionOptions
 from D24FADLib.inference.record import run_record
 
 if TYPE_CHECKING:
-    from D24FADLib.imaging.alignment import Aligning
-    from D24FADLib.inference.preparation import Prepared
+    from D24FADLib.imaging.alignment import AlignedSupport, Aligning
+    from D24FADLib.inference.preparation import Prepared, Preparing
     from D24FADLib.inference.scored import Scored
 
 Progress = Callable[[str, int, int], None]
@@ -58,7 +58,7 @@ def _detect(
     query: Volume,
     supports: Sequence[Volume],
     options: DetectionOptions,
-    aligning: Aligning,
+    aligning: Aligning[AlignedSupport] | Preparing,
     progress: Progress | None,
     should_cancel: Callable[[], bool] | None,
 ) -> Detection:
@@ -221,7 +221,8 @@ class _Placement:
 
     def per_slice(self, values: NDArray[np.float32], name: str) -> Volume:
         """One value a slice; where the comparison ran on another grid, a voxel has its nearest slice's."""
-        return self.query.with_array(values.astype(np.float32)[self.numbers.array()], name)
+        numbers, values = self.numbers.array(), values.astype(np.float32)
+        return VolumeOnDemand(lambda: values[numbers], self.query, name)
 
     @cached_property
     def numbers(self) -> Volume:

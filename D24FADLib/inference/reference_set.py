@@ -42,10 +42,10 @@ from D24FADLib.inference.options import DetectionOptions
 from D24FADLib.inference.preparation import (
     Home,
     Prepared,
+    Preparing,
     body_box,
     low_similarity,
     matched_to,
-    on_references_grid,
     prepare_study,
 )
 from D24FADLib.inference.threads import side_by_side
@@ -320,7 +320,7 @@ def prepare_query(
     query: Volume,
     supports: Sequence[Volume],
     references: ReferenceSet,
-    aligning: Aligning,
+    aligning: Aligning[AlignedSupport],
     progress: Progress,
 ) -> Prepared:
     """The study on the references' grid, as `prepare_study` has it on its own. Raises as that does."""
@@ -382,23 +382,21 @@ def prepare_for(
     model: str,
     progress: Progress,
     should_cancel: Callable[[], bool] | None,
-    aligning: Aligning,
+    aligning: Aligning[AlignedSupport] | Preparing,
 ) -> Prepared:
     """The study ready for comparison: on the references' grid where `options.reference_cache` asks for it and
     the study and the disk allow it, else on its own. `aligning`: see `begin_aligning`. Raises as
     `prepare_study`."""
     reason = ""
-    begun: Aligning | None = aligning
-    if options.reference_cache and options.cache:
-        if on_references_grid(query, supports):
-            try:
-                found = find_or_make(supports, options, comparer, size, batch, model, progress, should_cancel)
-                return prepare_query(query, supports, found, aligning, progress)
-            except OSError as error:
-                begun = None  # that was the study to the references
-                reason = f"the cache folder cannot be written ({error.strerror})"
-        else:
-            reason = "it needs volumes and two references or more"
+    if isinstance(aligning, Aligning):
+        try:
+            found = find_or_make(supports, options, comparer, size, batch, model, progress, should_cancel)
+            return prepare_query(query, supports, found, aligning, progress)
+        except OSError as error:
+            reason = f"the cache folder cannot be written ({error.strerror})"
+    elif options.reference_cache and options.cache:
+        reason = "it needs volumes and two references or more"
+    begun = aligning if isinstance(aligning, Preparing) else None  # else that was the study to the references
     prepared = prepare_study(
         query, supports, options.plane, options.align, options.ct_window, progress, should_cancel, begun
     )

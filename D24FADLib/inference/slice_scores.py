@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from D24FADLib.imaging.planes import Plane, slice_index, slices, to_canonical
-from D24FADLib.imaging.volume import Volume, array_view
+from D24FADLib.imaging.planes import Plane, canonical_view, slice_index, slices
+from D24FADLib.imaging.volume import Volume
 from D24FADLib.inference.detection import SliceScore
 
 
@@ -15,7 +15,7 @@ def scores_of_slices(
 ) -> tuple[SliceScore, ...]:
     """Peak and mean of the judged voxels (not 0) and mean weights of each slice, in the order of the query's
     own slices. numbers: the slice that each voxel was compared in; shares: its weights, (slices, K)."""
-    scores, places = (slices(array_view(to_canonical(v.image)), plane) for v in (anomaly_map, numbers))
+    scores, places = (slices(canonical_view(v.image), plane) for v in (anomaly_map, numbers))
     rows = []
     for number, (section, place) in enumerate(zip(scores, places, strict=True)):
         judged = section[section != 0]
