@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-# what `Comparer.batch` takes, for some slices: images, covered, the supports' known features
-Inputs = Callable[[slice], tuple[Tensor, Tensor, list[Tensor] | None]]
+# what `Comparer.batch` takes, for some slices, made on a device where that is quicker: images, covered, the
+# supports' known features
+Inputs = Callable[[slice, torch.device], tuple[Tensor, Tensor, list[Tensor] | None]]
 Result = tuple[Tensor, ...]
 
 
@@ -36,16 +37,25 @@ def workers_on(device: torch.device) -> int:
     return min(8, torch.get_num_threads()) if device.type == "cpu" else 2
 
 
+_NO_ROOM = (
+    "out of memory",
+    "alloc_failed",  # of cuBLAS and cuDNN
+    "nvml_success == r",  # torch fails at reporting it where the driver's library for that is missing
+)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """CUDA has an exception of its own for it, MPS and others only a text."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower()
+    text = str(error).lower()
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(one in text for one in _NO_ROOM)
 
 
 class Batches:
     """A comparer at work on the slices of a study, as a context.
 
     Where a batch does not fit into the device's memory it is halved, and so are all that follow. Where not
-    even one slice fits, the processor takes over, and `notes` says so.
+    even one slice fits, the processor takes over, and `notes` says so. On a CUDA card each worker has a
+    stream of its own, so that one's transfers run beside another's arithmetic.
     """
 
     def __init__(self, comparer: Compares, workers: int | None = None) -> None:
@@ -59,7 +69,9 @@ class Batches:
     def __enter__(self) -> Batches:
         self._threads = torch.get_num_threads()
         alone = 1 if self._workers > 1 else self._threads
-        self._pool = ThreadPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(alone,))
+        self._pool = ThreadPoolExecutor(
+            self._workers, initializer=_begin, initargs=(alone, self._comparer.device)
+        )
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -83,19 +95,18 @@ class Batches:
         start = chunk.start
         while start < chunk.stop:
             piece = slice(start, min(chunk.stop, start + (self._most or chunk.stop)))
-            images, covered, known = inputs(piece)
             comparer = self._comparer
             try:
-                found = comparer.batch(images, covered, known)
-                result = tuple(t.to(comparer.results_on) for t in found if t is not None)
+                result, covered = _compared(comparer, inputs, piece)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                del images, known
-                self._make_room(piece.stop - piece.start, comparer)
+            else:
+                done.append((piece.stop, result, covered))
+                start = piece.stop
                 continue
-            done.append((piece.stop, result, covered))
-            start = piece.stop
+            # here, where the error is gone and with it all that it held
+            self._make_room(piece.stop - piece.start, comparer)
         return done
 
     def _make_room(self, slices: int, used: Compares) -> None:
@@ -115,3 +126,18 @@ class Batches:
                     f"The memory of {used.device} does not hold even one slice: the processor computed "
                     "instead."
                 )
+
+
+def _begin(threads: int, device: torch.device) -> None:
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream(device))
+
+
+def _compared(comparer: Compares, inputs: Inputs, piece: slice) -> tuple[Result, Tensor]:
+    images, covered, known = inputs(piece, comparer.device)
+    found = comparer.batch(images, covered, known)
+    result = tuple(t.to(comparer.results_on) for t in found if t is not None)
+    if comparer.results_on.type == "cuda":  # complete before another thread looks at them
+        torch.cuda.current_stream(comparer.results_on).synchronize()
+    return result, covered

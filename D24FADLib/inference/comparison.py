@@ -30,6 +30,7 @@ from torch import Tensor
 from D24FADLib.errors import Cancelled
 from D24FADLib.imaging.masks import PackedMask
 from D24FADLib.inference.batches import Batches, Compares, Inputs, is_out_of_memory
+from D24FADLib.inference.devices import exact_convolutions, sent
 from D24FADLib.inference.mahalanobis import MOST_SLICES, WIDTH, Fitted, fit, smoothed_in_plane
 from D24FADLib.inference.pictures import PictureComparer, PictureEvidence
 from D24FADLib.inference.preparation import Box, Prepared, on_grid
@@ -44,6 +45,8 @@ from D24FADLib.inference.residuals import (
 from D24FADLib.inference.runtimes import Encoder, TorchEncoder, choose_encoder
 from D24FADLib.inference.volumes import NormalVolume, VolumeEvidence, appearance_of, learn, pitch_of
 from D24FADLib.network.model import D24FADModel
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,13 @@ def input_size(rows: float, cols: float, size: int, stride: int) -> tuple[int, i
     return height, width
 
 
-def to_input(slices: NDArray[np.float32], size: tuple[int, int]) -> Tensor:
-    """(n, rows, cols[, 3]) in [0, 1] -> (n, 3, H, W)."""
-    images = torch.from_numpy(np.ascontiguousarray(slices))
+def to_input(
+    slices: NDArray[np.float32] | Tensor, size: tuple[int, int], device: torch.device = _CPU
+) -> Tensor:
+    """(n, rows, cols[, 3]) in [0, 1] -> (n, 3, H, W); gray ones share one channel's memory."""
+    if not isinstance(slices, Tensor):
+        slices = torch.from_numpy(np.ascontiguousarray(slices))
+    images = sent(slices, device)
     images = images.permute(0, 3, 1, 2) if images.dim() == 4 else images[:, None]
     if images.shape[-2:] != size:
         images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
@@ -102,17 +109,22 @@ def inputs_of(
     covered: Sequence[NDArray[np.bool_] | PackedMask],
     box: Box,
     size: tuple[int, int],
-    known: Callable[[slice], list[Tensor] | None] = lambda chunk: None,
+    known: Callable[[slice, torch.device], list[Tensor] | None] = lambda chunk, device: None,
 ) -> Inputs:
     """Makes images (volumes, B, 3, H, W), where the supports reach (K, B, h, w) and their known features, for
-    slices of the box."""
+    slices of the box. On a CUDA card the images are sent as they are and resized there."""
     grid = (size[0] // 4, size[1] // 4)
     inside = [v[box] for v in volumes]
 
-    def inputs(chunk: slice) -> tuple[Tensor, Tensor, list[Tensor] | None]:
-        images = torch.stack([to_input(v[chunk].astype(np.float32, copy=False), size) for v in inside])
-        part = (slice(box[0].start + chunk.start, box[0].start + chunk.stop), *box[1:])
-        return images, torch.stack([torch.from_numpy(on_grid(c[part], grid)) for c in covered]), known(chunk)
+    def inputs(chunk: slice, device: torch.device) -> tuple[Tensor, Tensor, list[Tensor] | None]:
+        parts = [v[chunk] for v in inside]
+        on_card = device.type == "cuda"  # which reads pinned memory by itself
+        voxels = torch.empty(len(parts) * len(parts[0]), *parts[0].shape[1:], pin_memory=on_card)
+        np.concatenate(parts, out=voxels.numpy())
+        images = to_input(voxels, size, device if on_card else _CPU).unflatten(0, (len(parts), -1))
+        section = (slice(box[0].start + chunk.start, box[0].start + chunk.stop), *box[1:])
+        reaching = torch.stack([torch.from_numpy(on_grid(c[section], grid)) for c in covered])
+        return images, reaching, known(chunk, device)
 
     return inputs
 
@@ -132,7 +144,7 @@ class Comparer:
         self.model = model.to(device).eval()
         self.evidence = evidence
         self.device = device
-        self.results_on = torch.device("cpu")
+        self.results_on = _CPU
         self.encoder = encoder or TorchEncoder(self.model, device)
         self.pictures = PictureComparer(self.model, pictures, device) if pictures else None
         self.volumes = volumes
@@ -164,6 +176,7 @@ class Comparer:
         return [torch.cat([f, k.to(f.device)]) for f, k in zip(features, known, strict=True)]
 
     @torch.inference_mode()
+    @exact_convolutions()
     def compare_features(
         self, features: Sequence[Tensor], covered: Tensor, query_only: bool = False
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
@@ -190,7 +203,8 @@ class Comparer:
             total += self.evidence.student * on_finest(scales).unflatten(0, total.shape[:2])
         if self.evidence.teacher:
             for row, (volume, mask) in enumerate(zip(volumes, masks, strict=True)):
-                total[row] += self.evidence.teacher * distances[volume, mask].amin(0)
+                others = [distances[volume, k] for k in mask.nonzero().flatten().tolist()]
+                total[row] += self.evidence.teacher * torch.stack(others).amin(0)
         if supports < 2:
             return total[0], None, None, weights[0]
         reduced = total[1 : 1 + supports].mean(0)
@@ -211,16 +225,18 @@ class Comparer:
 class FeatureKeeper:
     """In the comparer's place where all slices' features are needed together: `batch` gives the teacher's
     finest ones, smoothed in plane, (B, 1 + K, C, h, w) float16, and the weights (B, scales, K). They stay on
-    the device: all of them together are what is worked with next."""
+    a CUDA card: all of them together are what is worked with next (in double precision, which MPS lacks)."""
 
     def __init__(self, comparer: Comparer) -> None:
-        self.device = self.results_on = comparer.device
+        self.device = comparer.device
+        self.results_on = self.device if self.device.type == "cuda" else _CPU
         self._comparer = comparer
 
     def on_cpu(self) -> FeatureKeeper:
         return FeatureKeeper(self._comparer.on_cpu())
 
     @torch.inference_mode()
+    @exact_convolutions()
     def batch(
         self, images: Tensor, covered: Tensor, known: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -293,7 +309,7 @@ def _in_batches(
         prepared.covered,
         prepared.box,
         shape,
-        known.known if known else lambda chunk: None,
+        known.known if known else lambda chunk, device: None,
     )
     parts: list[tuple[Tensor, ...]] = []
     reach: list[Tensor] = []

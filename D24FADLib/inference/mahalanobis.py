@@ -87,7 +87,8 @@ def fit(supports: Tensor, reach: Tensor, judged: Tensor, sigma: float) -> Fitted
     ridge = _SHRINKAGE * covariance.trace() / channels + _LEAST_VARIANCE * power / max(supports.numel(), 1)
     covariance *= 1 - _SHRINKAGE
     covariance += (ridge + 1e-12) * torch.eye(channels, dtype=torch.float64, device=device)
-    whiten = torch.linalg.inv(torch.linalg.cholesky(covariance)).float()
+    # on the processor: a card would load a library for it
+    whiten = torch.linalg.inv(torch.linalg.cholesky(covariance.cpu())).float().to(device)
     left_out = torch.empty(volumes, count, *grid, device=device)
     for part, slab in _slabs(supports, sigma):
         for one, found in zip(_from_others(slab, reach[:, part]), left_out[:, part], strict=True):

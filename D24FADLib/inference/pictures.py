@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from D24FADLib.inference.devices import exact_convolutions
 from D24FADLib.network.model import D24FADModel, joined_blocks
 
 Level = tuple[int, int]  # input size in pixels (of the longer side), stride
@@ -93,6 +94,7 @@ class PictureComparer:
         self._device = device
 
     @torch.inference_mode()
+    @exact_convolutions()
     def encode(self, images: Tensor) -> list[Tensor]:
         """(N, 3, H, W) in [0, 1], the longer side `evidence.size` -> a feature (N, C, h, w) a level."""
         images = stretched(images).to(self._device)

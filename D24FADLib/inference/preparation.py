@@ -30,6 +30,7 @@ from D24FADLib.imaging.planes import (
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+    import torch
     from torch import Tensor
 
     from D24FADLib.imaging.volume import Volume
@@ -52,7 +53,7 @@ class KnownReferences(Protocol):
     @property
     def normal(self) -> NormalVolume | None: ...
 
-    def known(self, chunk: slice) -> list[Tensor]: ...
+    def known(self, chunk: slice, device: torch.device) -> list[Tensor]: ...
 
 
 @dataclass(frozen=True, eq=False)

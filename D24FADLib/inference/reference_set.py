@@ -17,6 +17,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -48,6 +49,7 @@ from D24FADLib.inference.preparation import (
     matched_to,
     prepare_study,
 )
+from D24FADLib.inference.resident import Resident
 from D24FADLib.inference.threads import side_by_side
 from D24FADLib.inference.volumes import NormalVolume, appearance_of
 
@@ -73,9 +75,13 @@ class ReferenceSet:
     normal: NormalVolume | None
     facts: dict[str, Any]
 
-    def known(self, chunk: slice) -> list[Tensor]:
+    def known(self, chunk: slice, device: torch.device) -> list[Tensor]:
         """The features of slices of the box as the comparer takes them: (K, B, C, h, w) each."""
-        return [torch.from_numpy(np.array(f[chunk])).transpose(0, 1).to(torch.float32) for f in self.features]
+        return self._resident(chunk, device)
+
+    @cached_property
+    def _resident(self) -> Resident:
+        return Resident(self.features)
 
 
 def reference_key(
@@ -248,7 +254,7 @@ def _keep_features(
     for start in range(0, count, batch):
         _go_on(start, count, progress, should_cancel)
         chunk = slice(start, min(start + batch, count))
-        images, reach, _ = inputs(chunk)
+        images, reach, _ = inputs(chunk, comparer.device)
         with torch.inference_mode():
             features = comparer.encode(images)
             # The first stands in for a query; what is wanted is each support against the others.

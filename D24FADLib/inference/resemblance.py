@@ -39,7 +39,7 @@ def descriptor(model: D24FADModel, images: torch.Tensor) -> NDArray[np.float64]:
     """(N, channels) of images (N, 3, H, W) in [0, 1]: channel means at strides 8, 16 and 32."""
     features, embedding = model.teacher(images)
     parts = [f.mean((2, 3)) for f in (features[1], features[2], embedding)]
-    return torch.cat(parts, 1).double().cpu().numpy()
+    return torch.cat(parts, 1).cpu().double().numpy()  # MPS has no double
 
 
 def directions(

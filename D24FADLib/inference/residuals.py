@@ -61,13 +61,13 @@ def nearest_residuals(features: Tensor, targets: int | None = None) -> Tensor:
     return result[..., :width]
 
 
-def subset_masks(supports: int) -> Tensor:
+def subset_masks(supports: int, device: torch.device | None = None) -> Tensor:
     """(1 + 2K, K) bool: which supports each judgement uses. First all (the query), then all but the k-th
     for k = 1..K (the query, then support k itself); for K = 1 only the first row."""
-    everyone = torch.ones(1, supports, dtype=torch.bool)
+    everyone = torch.ones(1, supports, dtype=torch.bool, device=device)
     if supports < 2:
         return everyone
-    others = ~torch.eye(supports, dtype=torch.bool)
+    others = ~torch.eye(supports, dtype=torch.bool, device=device)
     return torch.cat([everyone, others, others])
 
 
@@ -78,20 +78,33 @@ def subset_weights(weighting: LearnToWeight, student: Sequence[Tensor], query_on
     `query_only`: of the judgements that are about the query.
     """
     supports = student[0].shape[0] - 1
-    masks, volumes = subset_masks(supports).to(student[0].device), judged(supports)
+    masks, volumes = subset_masks(supports, student[0].device), judged(supports)
     if query_only:
         logits = torch.stack([weighting.logits(n, f[0], f[1:]) for n, f in enumerate(student)], dim=1)[None]
         volumes = [volume for volume in volumes if volume == 0]
         masks = masks[: len(volumes)]
     else:
         logits = torch.stack([weighting.all_logits(n, f) for n, f in enumerate(student)], dim=2)
-    targets = logits[volumes]
+    targets = _of_judged(logits, len(volumes))
     return targets.masked_fill(~masks[:, None, None], -torch.inf).softmax(dim=-1)
 
 
 def judged(supports: int) -> list[int]:
     """The volume that each judgement of `subset_masks` is about; 0 is the query."""
     return [0] if supports < 2 else [0] * (1 + supports) + list(range(1, supports + 1))
+
+
+def _of_judged(values: Tensor, judgements: int, dim: int = 0) -> Tensor:
+    """Values of volumes along `dim`, for the first judgements (see `judged`). Without an index, which a
+    graphics card would be waited for to hand over."""
+    volumes = values.shape[dim]  # 1 where the query's alone are there
+    about_query = judgements if volumes == 1 else min(judgements, volumes if volumes > 2 else 1)
+    sizes = list(values.shape)
+    sizes[dim] = about_query
+    query = values.narrow(dim, 0, 1).expand(sizes)
+    if judgements == about_query:
+        return query
+    return torch.cat([query, values.narrow(dim, 1, judgements - about_query)], dim)
 
 
 def weighted_residuals(features: Tensor, weights: Tensor) -> Tensor:
@@ -102,16 +115,14 @@ def weighted_residuals(features: Tensor, weights: Tensor) -> Tensor:
     dot products <f, s> and <s, s>.
     """
     count, batch, channels, height, width = features.shape
-    supports = count - 1
     positions = features.permute(1, 3, 4, 0, 2).reshape(-1, count, channels)
     dots = torch.bmm(positions, positions.mT).view(batch, height * width, count * count)
     dots = dots.transpose(1, 2).contiguous().unflatten(1, (count, count))  # (B, 1 + K, 1 + K, positions)
-    volumes = judged(supports)[: len(weights)]
     shares = weights.transpose(0, 1)  # (B, judgements, K)
     pairs = shares[..., :, None] * shares[..., None, :]
     squared = torch.bmm(pairs.flatten(2), dots[:, 1:, 1:].flatten(1, 2))
-    towards = (shares[..., None] * dots[:, volumes, 1:]).sum(2)
-    own = dots[:, volumes, volumes]
+    towards = (shares[..., None] * _of_judged(dots[:, :, 1:], len(weights), 1)).sum(2)
+    own = _of_judged(dots.diagonal(dim1=1, dim2=2).transpose(1, 2), len(weights), 1)
     cosine = towards * torch.rsqrt((own * squared).clamp_min_(_EPS**2))
     return (1.0 - cosine).transpose(0, 1).unflatten(2, (height, width))
 

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from D24FADLib import __version__
 from D24FADLib.errors import InputError
 from D24FADLib.inference.cache import conversions_folder, kept_whole
+from D24FADLib.inference.devices import exact_convolutions, sent
+from D24FADLib.inference.folding import reduced
 from D24FADLib.network.model import D24FADModel
 
 RUNTIMES = ("auto", "torch", "openvino")
@@ -49,24 +51,27 @@ class _Features(nn.Module):
 
 
 class TorchEncoder:
-    """The networks as they are; below f32 by torch's own mixed precision."""
+    """The networks as they are; below f32 a copy of them made for that precision (`folding.reduced`)."""
 
     name = "torch"
 
     def __init__(self, model: D24FADModel, device: torch.device, precision: str = "f32") -> None:
         self.precision = precision
-        self._run: nn.Module = _Features(model)
-        if precision != "f32":  # as the images are, or every call would turn the weights
-            self._run.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._device = device
+        self._run: nn.Module = _Features(model)
+        if precision != "f32":
+            self._run = reduced(self._run, _TYPES[precision]).to(device)
+        if device.type == "cuda":  # the copy is complete before other threads, with streams of their own, run
+            torch.cuda.synchronize(device)
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        images = images.to(self._device)
-        if self.precision == "f32":
-            return list(self._run(images))
-        images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self._device.type, _TYPES[self.precision]):
+        if images.stride(1) == 0:  # gray: one channel travels
+            images = images[:, :1]
+        images = sent(images, self._device)
+        if self.precision != "f32":
             return [feature.float() for feature in self._run(images)]
+        with exact_convolutions():
+            return list(self._run(images.expand(-1, 3, -1, -1)))
 
 
 class OpenVinoEncoder:

@@ -24,12 +24,12 @@ class _SameConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
         if stride == 1:
-            return F.conv2d(x, self.weight, None, 1, kernel // 2, 1, self.groups)
+            return F.conv2d(x, self.weight, self.bias, 1, kernel // 2, 1, self.groups)
         pads: list[int] = []
         for length in (x.shape[3], x.shape[2]):
             total = max((-(length // -stride) - 1) * stride + kernel - length, 0)
             pads += [total // 2, total - total // 2]
-        return F.conv2d(F.pad(x, pads), self.weight, None, stride, 0, 1, self.groups)
+        return F.conv2d(F.pad(x, pads), self.weight, self.bias, stride, 0, 1, self.groups)
 
 
 class InvertedResidual(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,12 @@ from D24FADLib.network.model import D24FADModel
 CARDS = {"H100 SXM": (989e12, 3.35e12), "H200 SXM": (989e12, 4.8e12)}
 
 
-def roofline(supports: int, size: int) -> list[dict[str, Any]]:
+def of_card(name: str) -> str | None:
+    """The line of CARDS that a device's own name is about."""
+    return next((card for card in CARDS if card.split()[0] in name), None)
+
+
+def roofline(supports: int, size: int, cards: Sequence[str] = tuple(CARDS)) -> list[dict[str, Any]]:
     """Upper bounds for slices a second of size x size pixels, every slice with its supports encoded.
 
     FLOPs: those of encoding 1 + K images, counted by torch (a multiply-add is two). Bytes, f16: each
@@ -41,7 +47,8 @@ def roofline(supports: int, size: int) -> list[dict[str, Any]]:
         for hook in hooks:
             hook.remove()
         flops, bytes_ = (n * (1 + supports) for n in (counter.get_total_flops(), moved[0]))
-        for card, (rate, bandwidth) in CARDS.items():
+        for card in cards:
+            rate, bandwidth = CARDS[card]
             rows.append(
                 {
                     "model": name, "K": supports, "pixels": size, "card": card,

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch import Tensor
 from D24FADLib.inference.batches import Batches, workers_on
 from D24FADLib.inference.comparison import Comparer, Evidence
 from D24FADLib.inference.devices import default_batch
-from D24FADLib.inference.reference_set import ReferenceSet
+from D24FADLib.inference.resident import Resident
 from D24FADLib.inference.runtimes import choose_encoder
 from D24FADLib.network.model import D24FADModel
 
@@ -84,15 +83,11 @@ def ours(
         with torch.inference_mode():
             features = [f.unflatten(0, supports.shape[:2]) for f in encoder(supports.flatten(0, 1))]
         # slices first, on the CPU, as `ReferenceSet` has them
-        known = ReferenceSet(
-            *[np.empty(0)] * 3,
-            tuple(f.transpose(0, 1).half().cpu().numpy() for f in features),
-            np.empty(0),
-            {},
-        ).known
+        known = Resident([f.transpose(0, 1).half().cpu().numpy() for f in features])
 
-    def inputs(chunk: slice) -> tuple[Tensor, Tensor, list[Tensor] | None]:
-        return images[: 1 if known else None, chunk], reach[:, chunk], known(chunk) if known else None
+    def inputs(chunk: slice, device: torch.device) -> tuple[Tensor, Tensor, list[Tensor] | None]:
+        own = images[: 1 if known else None, chunk]
+        return own, reach[:, chunk], known(chunk, device) if known else None
 
     def run() -> Tensor:
         with Batches(comparer) as batches:

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from card import on_card
 from roofline import roofline
 from slices import per_slice
-from studies import median_of, timed_detection, write_studies
 
 PARTS = ("slices", "studies", "startup", "throughput", "gpu")
 SIZES = ((64, 64, 64), (128, 128, 128), (182, 218, 182), (256, 256, 256), (512, 512, 300))
@@ -65,6 +65,8 @@ def part_slices(args: argparse.Namespace) -> list[Row]:
 
 def part_studies(args: argparse.Namespace) -> Iterator[Row]:
     """Cold (every study's own grid) and with a kept reference set; K = 2 and 8 at one size."""
+    from studies import median_of, timed_detection, write_studies
+
     cases = [(size, 4) for size in SIZES] + [((182, 218, 182), 2), ((182, 218, 182), 8)]
     for size, supports in cases:
         voxels = size[0] * size[1] * size[2]
@@ -104,6 +106,8 @@ def part_startup(args: argparse.Namespace) -> list[Row]:
 
 def part_throughput(args: argparse.Namespace) -> list[Row]:
     """Many small studies of one protocol in one process."""
+    from studies import write_studies
+
     from D24FADLib.imaging.reading import read_volume
     from D24FADLib.inference.detector import detect
 
@@ -125,14 +129,9 @@ def part_throughput(args: argparse.Namespace) -> list[Row]:
 
 def part_gpu(args: argparse.Namespace) -> list[Row]:
     if not torch.cuda.is_available():
-        note = "no CUDA card here: these figures, and everything on CUDA and MPS, are untested on hardware"
+        note = "no CUDA card here"
         return [{"note": note}, *roofline(4, 256)]
-    device = torch.device("cuda")
-    rows = per_slice(256, 256, args.repeat, (4,), device)
-    name = torch.cuda.get_device_name(device)
-    return [{"device": name, "slices_per_s": 1e3 / r["ms"] if "ms" in r else None, **r} for r in rows] + [
-        *roofline(4, 256)
-    ]
+    return on_card(args.repeat, args.streamed)
 
 
 def markdown(results: dict[str, list[Row]], about: Row) -> str:
@@ -141,7 +140,10 @@ def markdown(results: dict[str, list[Row]], about: Row) -> str:
         columns = list(dict.fromkeys(key for row in rows for key in row))
         # ratios first
         columns.sort(
-            key=lambda c: (c not in ("model", "K", "precision", "supports", "size", "mode"), "ratio" not in c)
+            key=lambda c: (
+                c not in ("model", "K", "precision", "supports", "images", "size", "mode"),
+                "ratio" not in c,
+            )
         )
         lines += [f"## {part}", "", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
         lines += [f"| {' | '.join(_shown(row.get(c, '')) for c in columns)} |" for row in rows]
@@ -161,6 +163,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="runs of each case; their median is shown")
     parser.add_argument("--slices", type=int, default=16, help="query slices of a run in part slices")
     parser.add_argument("--supports", type=int, nargs="+", default=[2, 4, 8], help="K of part slices")
+    parser.add_argument("--streamed", type=int, default=4608, help="slices of a run in part gpu")
     names = [_named(size) for size in SIZES]
     parser.add_argument("--sizes", nargs="+", choices=names, default=names, help="of part studies")
     parser.add_argument("--output", type=Path, required=True, help="folder of speed.md and speed.json")

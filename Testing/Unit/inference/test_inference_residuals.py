@@ -145,7 +145,7 @@ def run(one: Comparer, slices: int, batch: int) -> tuple[list[Tensor], list[str]
     images = torch.rand(3, slices, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     reach = torch.ones(2, slices, 8, 8, dtype=torch.bool)
     with Batches(one, workers=1) as batches:
-        found = list(batches.run(lambda s: (images[:, s], reach[:, s], None), slices, batch))
+        found = list(batches.run(lambda s, device: (images[:, s], reach[:, s], None), slices, batch))
     assert [done for done, _, _ in found] == sorted(done for done, _, _ in found)
     assert found[-1][0] == slices
     maps = [torch.cat([result[n] for _, result, _ in found], dim=n if n == 2 else 0) for n in range(2)]
