@@ -62,11 +62,13 @@ def guess_modality(volume: Volume) -> str:
     if volume.is_color:
         return ""
     sample = _sample(volume.array())
+    low, high = sample.min(), sample.max()
+    if not (-4096 <= low < -850 and 100 < high < 35000):
+        return ""
     # In Hounsfield units air lies near -1000 (or at a scanner's padding value), soft tissue near 0.
     air = np.mean((sample < -850) & (sample > -1200)) + np.mean(np.isin(sample, (-1024, -2000, -2048, -3024)))
     tissue = np.mean((sample > -200) & (sample < 300))
-    looks_ct = sample.min() >= -4096 and 100 < sample.max() < 35000 and air > 0.02 and tissue > 0.02
-    return "CT" if looks_ct else ""
+    return "CT" if air > 0.02 and tissue > 0.02 else ""
 
 
 def choose_ct_window(image: sitk.Image, mask: NDArray[np.bool_], body_part: str = "") -> str:
