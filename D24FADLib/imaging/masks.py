@@ -22,7 +22,8 @@ class PackedMask:
     def __getitem__(self, key: slice | tuple[slice, ...]) -> NDArray[np.bool_]:
         sides = key if isinstance(key, tuple) else (key,)
         bits = np.unpackbits(self.bits[sides[:2]], axis=-1, count=self.shape[2])
-        return bits.view(np.bool_)[(..., *sides[2:])]
+        cols = sides[2] if len(sides) > 2 else slice(None)
+        return bits.view(np.bool_)[..., cols]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         mask = self[:]

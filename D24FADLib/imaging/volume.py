@@ -133,21 +133,24 @@ class VolumeOnDemand(Volume):
     held: for large ones that are written once and seldom read. `make()` gives them (k, j, i); threads may
     call it."""
 
+    _make: Callable[[], NDArray[Any]]
+    _like: Volume
+
     def __init__(self, make: Callable[[], NDArray[Any]], like: Volume, name: str) -> None:
         for field_name, value in (("_make", make), ("_like", like), ("name", name), ("info", like.info)):
             object.__setattr__(self, field_name, value)
 
     @property
-    def image(self) -> sitk.Image:  # type: ignore[override]
-        return self._like.with_array(self._make(), self.name).image  # type: ignore[attr-defined]
+    def image(self) -> sitk.Image:
+        return self._like.with_array(self._make(), self.name).image
 
     @property
     def size(self) -> tuple[int, int, int]:
-        return self._like.size  # type: ignore[attr-defined, no-any-return]
+        return self._like.size
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        return self._like.spacing  # type: ignore[attr-defined, no-any-return]
+        return self._like.spacing
 
     def apart(self) -> Volume:
         return self

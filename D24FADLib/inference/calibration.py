@@ -199,7 +199,8 @@ def findings_above(
 def _condensed(above: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The same components in fewer positions: of sections without any, one in a row stays."""
     for axis in range(above.ndim):
-        hit = above.any(axis=tuple(other for other in range(above.ndim) if other != axis))
+        others = tuple(other for other in range(above.ndim) if other != axis)
+        hit: NDArray[np.bool_] = np.asarray(above.any(axis=others))
         hit[1:] |= hit[:-1].copy()
         above = above.compress(hit, axis=axis)
     return above

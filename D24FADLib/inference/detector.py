@@ -222,7 +222,14 @@ class _Placement:
     def per_slice(self, values: NDArray[np.float32], name: str) -> Volume:
         """One value a slice; where the comparison ran on another grid, a voxel has its nearest slice's."""
         numbers, values = self.numbers.array(), values.astype(np.float32)
-        return VolumeOnDemand(lambda: values[numbers], self.query, name)
+
+        def voxels() -> NDArray[np.float32]:
+            made = np.empty(numbers.shape, np.float32)
+            for section, places in zip(made, numbers, strict=True):  # an index takes eight bytes a voxel
+                section[...] = values[places]
+            return made
+
+        return VolumeOnDemand(voxels, self.query, name)
 
     @cached_property
     def numbers(self) -> Volume:

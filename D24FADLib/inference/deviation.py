@@ -97,7 +97,7 @@ def usual(
         mean += np.where(known, without, 0)
         second_high += known & above
         second_low += known & below
-    some = np.maximum(sets, 1)
+    some = np.maximum(sets, 1).astype(np.float32)
     in_mm = WIDTH * (pitch_mm[1] + pitch_mm[2]) / 2
     sigma = (in_mm / pitch_mm[0] if len(mean) > 1 else 0.0, WIDTH, WIDTH)
 
@@ -115,10 +115,11 @@ def usual(
         near = np.where(share > _LEAST_SHARE, near, typical)
         return np.sqrt(np.maximum(_LOCAL * near + (1 - _LOCAL) * typical, least**2)).astype(np.float32)
 
-    found = Usual(
-        mean / some, high, low, second_high / some, second_low / some, spread(everyone),
-        (sets > 0) & (hits >= (count + 1) // 2),
-    )  # fmt: skip
+    enough = (sets > 0) & (hits >= (count + 1) // 2)
+    mean, second_high, second_low = (
+        np.asarray(x / some, np.float32) for x in (mean, second_high, second_low)
+    )
+    found = Usual(mean, high, low, second_high, second_low, spread(everyone), enough)
     return found, np.stack(side_by_side(lambda k: own[k] / spread(others[k]), everyone))
 
 

@@ -51,8 +51,10 @@ class Fitted:
 
     def on(self, device: torch.device) -> Fitted:
         """The same there."""
-        tensors = (t.to(device) for t in (self.whiten, self.mean, self.widened, self.left_out))
-        return Fitted(*tensors, self.sigma)
+        return Fitted(
+            self.whiten.to(device), self.mean.to(device), self.widened.to(device), self.left_out.to(device),
+            self.sigma,
+        )  # fmt: skip
 
     @torch.inference_mode()
     def distance(self, features: Tensor) -> Tensor:

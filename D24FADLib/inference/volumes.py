@@ -111,7 +111,9 @@ def learn(
     calibration = calibrate(left_out, pitch_mm)
     depth = np.min(side_by_side(lambda body: depth_below_surface(body, pitch_mm), bodies), axis=0)
     rims = rim(depth[None], pitch_mm)
-    values, z, weights = [], {}, {}
+    values: list[Usual] = []
+    z: dict[str, Array] = {}
+    weights: dict[str, float] = {}
     if evidence.appearance:
         for (kinds, least), value in zip(_SIDES, appearance, strict=True):
             found, own = usual(value, bodies, pitch_mm, least)
