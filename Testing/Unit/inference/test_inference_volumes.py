@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from D24FADLib.imaging.alignment import Alignment
 from D24FADLib.imaging.planes import Plane
-from D24FADLib.inference import appearance, fusion, mahalanobis
+from D24FADLib.inference import appearance, fusion, mahalanobis, preparation
 from D24FADLib.inference.cache import references_folder
 from D24FADLib.inference.calibration import robust_maximum
 from D24FADLib.inference.detector import detect
@@ -326,6 +326,17 @@ def test_kept_references_give_the_same(
     texture = detect(simulated.query, simulated.supports, replace(asked, model=model), reference_cache=True)
     assert texture.kinds == (fusion.TEXTURE,)
     assert len(list(references_folder().iterdir())) == 2
+
+
+def test_large_references_kept_in_half_precision_give_the_same(
+    simulated, options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = options(plane=Plane.AXIAL, model=with_evidence(Path(options().model), tmp_path / "m", {}))
+    usual_map = detect(simulated.query, simulated.supports, asked).anomaly_map.array()
+    monkeypatch.setattr(preparation, "_LARGE", 0)
+    halved = detect(simulated.query, simulated.supports, asked).anomaly_map.array()
+    assert not np.array_equal(halved, usual_map)
+    np.testing.assert_allclose(halved, usual_map, atol=0.1)
 
 
 def test_each_evidence_can_be_chosen(simulated, options, tmp_path: Path) -> None:
