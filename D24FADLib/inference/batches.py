@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import cache
 from threading import Lock
 from typing import Any, Protocol
 
@@ -55,7 +56,9 @@ class Batches:
 
     Where a batch does not fit into the device's memory it is halved, and so are all that follow. Where not
     even one slice fits, the processor takes over, and `notes` says so. On a CUDA card each worker has a
-    stream of its own, so that one's transfers run beside another's arithmetic.
+    stream of its own, so that one's transfers run beside another's arithmetic, and stays for the process's
+    next study: torch and cuDNN keep what they have planned and allocated by thread and by stream, and making
+    it takes longer than a study.
     """
 
     def __init__(self, comparer: Compares, workers: int | None = None) -> None:
@@ -69,20 +72,31 @@ class Batches:
     def __enter__(self) -> Batches:
         self._threads = torch.get_num_threads()
         alone = 1 if self._workers > 1 else self._threads
-        self._pool = ThreadPoolExecutor(
-            self._workers, initializer=_begin, initargs=(alone, self._comparer.device)
+        device = self._comparer.device
+        self._stays = device.type == "cuda"
+        self._pool = (
+            _staying(self._workers, alone, device) if self._stays else _pool(self._workers, alone, device)
         )
+        self._waiting: deque[Future[list[tuple[int, Result, Tensor]]]] = deque()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        if self._stays:
+            for future in self._waiting:
+                future.cancel()
+            wait(self._waiting)
+        else:
+            self._pool.shutdown(cancel_futures=True)
         torch.set_num_threads(self._threads)
 
     def run(self, inputs: Inputs, count: int, batch: int) -> Iterator[tuple[int, Result, Tensor]]:
         """Slices done, the comparer's result without its Nones (where it wants it) and `covered`, piece by
         piece in order. Raises MemoryError where not even the processor has room."""
+        batch = -(
+            -count // -(-count // batch)
+        )  # as many pieces, but alike: a shape of its own is planned anew
         chunks = [slice(start, min(start + batch, count)) for start in range(0, count, batch)]
-        waiting: deque[Future[list[tuple[int, Result, Tensor]]]] = deque()
+        waiting = self._waiting
         for chunk in chunks:
             waiting.append(self._pool.submit(self._piece_by_piece, inputs, chunk))
             if len(waiting) > self._workers:  # results do not pile up
@@ -126,6 +140,13 @@ class Batches:
                     f"The memory of {used.device} does not hold even one slice: the processor computed "
                     "instead."
                 )
+
+
+def _pool(workers: int, threads: int, device: torch.device) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, initializer=_begin, initargs=(threads, device))
+
+
+_staying = cache(_pool)
 
 
 def _begin(threads: int, device: torch.device) -> None:

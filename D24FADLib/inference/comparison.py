@@ -152,7 +152,7 @@ class Comparer:
     def on_cpu(self) -> Comparer:
         """The same on the processor."""
         cpu = torch.device("cpu")
-        model = copy.deepcopy(self.model).to(cpu)
+        model = _on_cpu(self.model)
         pictures = self.pictures.evidence if self.pictures else None
         encoder = choose_encoder("auto", model, cpu)
         return Comparer(model, self.evidence, cpu, encoder, pictures, self.volumes)
@@ -220,6 +220,15 @@ class Comparer:
         scales = [nearest_residuals(features, targets) for features in teacher]
         distances = on_finest([d.flatten(0, 2) for d in scales]).unflatten(0, scales[0].shape[:3])
         return distances + ~covered.to(distances.device) * 6.0  # the worst residual of three scales
+
+
+def _on_cpu(model: D24FADModel) -> D24FADModel:
+    """A copy on the processor, made without another one on the model's device, which may be full."""
+    moved: dict[int, Tensor] = {
+        id(p): torch.nn.Parameter(p.detach().cpu(), p.requires_grad) for p in model.parameters()
+    }
+    moved |= {id(b): b.cpu() for b in model.buffers()}
+    return copy.deepcopy(model, moved)
 
 
 class FeatureKeeper:

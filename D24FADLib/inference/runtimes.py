@@ -67,11 +67,20 @@ class TorchEncoder:
     def __call__(self, images: Tensor) -> list[Tensor]:
         if images.stride(1) == 0:  # gray: one channel travels
             images = images[:, :1]
-        images = sent(images, self._device)
+        count = len(images)
+        images = _few_shapes(sent(images, self._device))
         if self.precision != "f32":
-            return [feature.float() for feature in self._run(images)]
+            return [feature[:count].float() for feature in self._run(images)]
         with exact_convolutions():
-            return list(self._run(images.expand(-1, 3, -1, -1)))
+            return [feature[:count] for feature in self._run(images.expand(-1, 3, -1, -1))]
+
+
+def _few_shapes(images: Tensor) -> Tensor:
+    """On a CUDA card more images, repeated, up to one of four numbers an octave: cuDNN plans for every number
+    anew, which takes seconds."""
+    count = len(images)
+    missing = -count % (1 << max(0, count.bit_length() - 3)) if images.is_cuda else 0
+    return torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images
 
 
 class OpenVinoEncoder:

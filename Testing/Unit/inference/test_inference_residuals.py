@@ -155,10 +155,10 @@ def run(one: Comparer, slices: int, batch: int) -> tuple[list[Tensor], list[str]
 @pytest.mark.parametrize("error", ERRORS)
 def test_the_batch_halves_until_it_fits(embedded, error: Exception) -> None:
     cpu = torch.device("cpu")
-    expected, _ = run(Comparer(embedded, Evidence(1, 1), cpu), 9, 8)
+    expected, _ = run(Comparer(embedded, Evidence(1, 1), cpu), 17, 9)
     greedy = Greedy(embedded, 3 * 2, error)  # two slices of query and supports
-    got, notes = run(Comparer(embedded, Evidence(1, 1), cpu, greedy), 9, 8)
-    assert greedy.asked == [24, 12, 6, 6, 6, 6, 3]
+    got, notes = run(Comparer(embedded, Evidence(1, 1), cpu, greedy), 17, 9)
+    assert greedy.asked == [27, 12, 6, 6, 6, 6, 3, 6, 6, 6, 6]
     assert notes == []
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
