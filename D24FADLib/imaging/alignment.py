@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from enum import Enum
-from threading import Event
-from typing import TYPE_CHECKING
+from functools import partial
+from threading import Event, Semaphore
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
     from .volume import Volume
+
+T = TypeVar("T")
 
 MIN_OVERLAP = 0.3
 _VOLUME_CHANGE = (0.6, 1.7)
@@ -94,15 +97,20 @@ def align(
     `note`. Raises
     Cancelled. The same input gives the same bits.
     """
-    with Aligning([support], query, method, should_cancel, 1) as aligning:
-        return aligning.results()[0]
+    return align_all([support], query, method, None, should_cancel, 1)[0]
 
 
-class Aligning:
+def _as_it_is(number: int, aligned: AlignedSupport) -> AlignedSupport:
+    return aligned
+
+
+class Aligning(Generic[T]):
     """`align` for each support, begun at once in threads of its own, `workers` at a time (default: one per
     processor core, 8 at most). As most of it is compiled code, other threads get on with their work.
 
-    A context: what is not done when it is left is given up. `should_cancel` is asked in those threads.
+    `then(number, aligned)` makes there of each what is wanted of it: aligned voxels are large, and so only a
+    few of them exist at a time, `at_a_time` where given. A context: what is not done when it is left is given
+    up. `should_cancel` is asked in those threads.
     """
 
     def __init__(
@@ -112,6 +120,8 @@ class Aligning:
         method: Alignment,
         should_cancel: Callable[[], bool] | None = None,
         workers: int | None = None,
+        then: Callable[[int, AlignedSupport], T] = _as_it_is,  # type: ignore[assignment]
+        at_a_time: int | None = None,
     ) -> None:
         import os
 
@@ -124,16 +134,23 @@ class Aligning:
         apart = [support.apart() for support in supports]
         # Submitted first, so that no worker waits for what has not begun.
         side = self._pool.submit(_side, query.apart())
-        self._futures = [self._pool.submit(_align, s, side, Alignment(method), stop) for s in apart]
 
-    def __enter__(self) -> Aligning:
+        room = Semaphore(at_a_time or len(apart) or 1)
+
+        def run(number: int) -> T:
+            made = partial(then, number)
+            return _align(apart[number], side, Alignment(method), stop, room, made)
+
+        self._futures = [self._pool.submit(run, number) for number in range(len(apart))]
+
+    def __enter__(self) -> Aligning[T]:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._left.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def results(self, progress: Callable[[int, int], None] | None = None) -> list[AlignedSupport]:
+    def results(self, progress: Callable[[int, int], None] | None = None) -> list[T]:
         """In order, when all are done. `progress(done, total)` is called in the calling thread, first with
         done = 0. To be called once. Raises Cancelled."""
         futures, self._futures = self._futures, []  # who waits owns them, and their memory
@@ -159,7 +176,7 @@ def align_all(
     workers: int | None = None,
 ) -> list[AlignedSupport]:
     """`Aligning` and its results."""
-    with Aligning(supports, query, method, should_cancel, workers) as aligning:
+    with Aligning(supports, query, method, should_cancel, workers, _as_it_is) as aligning:
         return aligning.results(progress)
 
 
@@ -176,8 +193,13 @@ def _side(volume: Volume) -> _Side:
 
 
 def _align(
-    support: Volume, query_side: Future[_Side], method: Alignment, should_cancel: Callable[[], bool]
-) -> AlignedSupport:
+    support: Volume,
+    query_side: Future[_Side],
+    method: Alignment,
+    should_cancel: Callable[[], bool],
+    room: Semaphore,
+    then: Callable[[AlignedSupport], T],
+) -> T:
     def check() -> None:
         if should_cancel():
             raise Cancelled("Alignment was cancelled.")
@@ -190,9 +212,11 @@ def _align(
     similarity, overlap = similarity_and_overlap(query.pyramid, side.pyramid, transform)
     if overlap < MIN_OVERLAP and not note:
         note = f"covers only {overlap:.0%} of the query's body"
-    check()
-    image, inside = _resampled(side.image, query.image, transform)
-    return AlignedSupport(image, inside, transform, similarity, overlap, used, note)
+    with room:
+        check()
+        image, inside = _resampled(side.image, query.image, transform)
+        del side
+        return then(AlignedSupport(image, inside, transform, similarity, overlap, used, note))
 
 
 def _transform(

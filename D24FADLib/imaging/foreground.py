@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 _WORKING_MM = 3.0
+_SLAB = 32  # slices at a time
 _CT_BODY_HU = -300.0
 _SMALL_PART = 0.03  # of the largest component: smaller ones are noise, the table, a head rest
 _MIN_BORDER_AIR = 0.25
@@ -75,13 +77,11 @@ def _gray(image: sitk.Image) -> sitk.Image:
         gray = sitk.GetImageFromArray(mean)
         gray.CopyInformation(image)
         return gray
-    # Double keeps the mask the same when a large offset is added to the values.
-    return sitk.Cast(image, sitk.sitkFloat64)
+    return image
 
 
 def _shrunk(gray: sitk.Image) -> sitk.Image:
     """Block averages of about 3 mm; a single image's pixels have no known size, so it goes to ~128 pixels."""
-    import SimpleITK as sitk
 
     size = gray.GetSize()
     if min(size) == 1:
@@ -89,7 +89,30 @@ def _shrunk(gray: sitk.Image) -> sitk.Image:
     else:
         factors = [max(1, round(_WORKING_MM / step)) for step in gray.GetSpacing()]
     factors = [min(factor, max(1, count // 12)) for factor, count in zip(factors, size, strict=True)]
-    return sitk.BinShrink(gray, factors) if max(factors) > 1 else gray
+    # Double keeps the mask the same when a large offset is added to the values.
+    return shrunk(gray, factors)
+
+
+def shrunk(image: sitk.Image, factors: Sequence[int]) -> sitk.Image:
+    """Averages of blocks, in double; some slices at a time, as all in double would need much memory."""
+    import SimpleITK as sitk
+
+    factors = [int(factor) for factor in factors]
+    if max(factors) == 1:
+        return sitk.Cast(image, sitk.sitkFloat64)
+    across, count = factors[2], image.GetSize()[2]
+    step = across * max(1, _SLAB // across)
+    parts = [
+        sitk.BinShrink(sitk.Cast(image[:, :, start : start + step], sitk.sitkFloat64), factors)
+        for start in range(0, count - across + 1, step)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    joined = sitk.GetImageFromArray(np.concatenate([array_view(part) for part in parts]))
+    joined.SetSpacing(parts[0].GetSpacing())
+    joined.SetOrigin(parts[0].GetOrigin())
+    joined.SetDirection(parts[0].GetDirection())
+    return joined
 
 
 def _brighter_than_air(values: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -62,11 +62,13 @@ def guess_modality(volume: Volume) -> str:
     if volume.is_color:
         return ""
     sample = _sample(volume.array())
+    low, high = sample.min(), sample.max()
+    if not (-4096 <= low < -850 and 100 < high < 35000):
+        return ""
     # In Hounsfield units air lies near -1000 (or at a scanner's padding value), soft tissue near 0.
     air = np.mean((sample < -850) & (sample > -1200)) + np.mean(np.isin(sample, (-1024, -2000, -2048, -3024)))
     tissue = np.mean((sample > -200) & (sample < 300))
-    looks_ct = sample.min() >= -4096 and 100 < sample.max() < 35000 and air > 0.02 and tissue > 0.02
-    return "CT" if looks_ct else ""
+    return "CT" if air > 0.02 and tissue > 0.02 else ""
 
 
 def choose_ct_window(image: sitk.Image, mask: NDArray[np.bool_], body_part: str = "") -> str:
@@ -146,13 +148,14 @@ def match_histogram(
     moving_mask: NDArray[np.bool_],
     fixed: NDArray[np.float32],
     fixed_mask: NDArray[np.bool_],
+    in_place: bool = False,
 ) -> NDArray[np.float32]:
     """`moving` with its tissue brought to the intensities of the tissue of `fixed`.
 
     One increasing, piecewise linear map through percentiles 2 to 90 of both tissues and through both
     backgrounds; both arrays prepared (0..1), of any shapes. Give masks of the same anatomy: the overlap,
     where fields of view differ. A lesion of up to about 3 % of the tissue in `fixed` hardly moves these
-    landmarks. Where a mask is empty, `moving` comes back as it is.
+    landmarks. Where a mask is empty, `moving` comes back as it is. in_place: in its memory.
     """
     if not moving_mask.any() or not fixed_mask.any():
         return moving
@@ -170,7 +173,7 @@ def match_histogram(
     # Beyond the last landmark the overall contrast ratio goes on, whatever the tail holds.
     source = np.append(source, source[-1] + 2.0)
     target = np.append(target, target[-1] + 2.0 * slope)
-    matched = np.empty(moving.shape, np.float32)
+    matched = moving if in_place else np.empty(moving.shape, np.float32)
     for part in _slabs(moving):
         matched[part] = np.interp(moving[part], source, target)
     return np.clip(matched, 0, 1, out=matched)

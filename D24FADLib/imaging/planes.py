@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .volume import array_view
+
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
@@ -62,6 +64,16 @@ def to_canonical(image: sitk.Image) -> sitk.Image:
     import SimpleITK as sitk
 
     return sitk.DICOMOrient(image, CANONICAL)
+
+
+def canonical_view(image: sitk.Image) -> NDArray[Any]:
+    """The voxels of `to_canonical`, (z, y, x[, c]), without a copy."""
+    axes = _signed_axes(image)
+    array = array_view(image)
+    rest = (3,) if array.ndim == 4 else ()
+    # Array axes run k, j, i: the image's own axis n is the array's 2 - n.
+    ordered = array.transpose(*(2 - own for own, _ in reversed(axes)), *rest)
+    return ordered[tuple(slice(None, None, -1 if flip else 1) for _, flip in reversed(axes))]
 
 
 def from_canonical(image: sitk.Image, reference: sitk.Image) -> sitk.Image:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .foreground import coarse_foreground, on_grid
+from .foreground import coarse_foreground, on_grid, shrunk
 from .intensity import prepare
 from .volume import array_view
 
@@ -51,7 +51,7 @@ def pyramid(image: sitk.Image, modality: str) -> Pyramid:
     import SimpleITK as sitk
 
     body = coarse_foreground(image, modality)
-    fine = _coarsened(sitk.Cast(image, sitk.sitkFloat64), _FINE)
+    fine = _coarsened(image, _FINE, in_double=True)
     window = "soft" if modality == "CT" else "auto"
     values = prepare(fine, modality, array_view(on_grid(body, fine)) > 0, window)
     prepared = sitk.GetImageFromArray(values)
@@ -61,19 +61,21 @@ def pyramid(image: sitk.Image, modality: str) -> Pyramid:
     return Pyramid(images, masks, *_extent(masks[_MIDDLE]))
 
 
-def _coarsened(image: sitk.Image, step: float) -> sitk.Image:
+def _coarsened(image: sitk.Image, step: float, in_double: bool = False) -> sitk.Image:
     """Smoothed and resampled to about `step` mm, keeping at least 8 samples along each axis."""
     import SimpleITK as sitk
 
     size, spacing = np.array(image.GetSize()), np.array(image.GetSpacing())
     wanted = np.maximum(spacing, np.minimum(step, size * spacing / _MIN_SAMPLES_PER_AXIS))
     if np.allclose(wanted, spacing):
-        return image
+        return sitk.Cast(image, sitk.sitkFloat64) if in_double else image
     new_size = np.maximum(1, np.round(size * spacing / wanted)).astype(int)
     new_spacing = size * spacing / new_size
     factors = np.maximum(1, np.floor(new_spacing / spacing)).astype(int)
     corner = image.TransformContinuousIndexToPhysicalPoint([-0.5] * 3)
-    if factors.max() > 1:
+    if in_double:
+        image = shrunk(image, factors.tolist())
+    elif factors.max() > 1:
         image = sitk.BinShrink(image, factors.tolist())
     ratio = new_spacing / np.array(image.GetSpacing())
     # The part of the target's blur that averaging has not brought yet, in voxels.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +106,12 @@ class Volume:
         return replace(self, image=sitk.Image(self.image))
 
     def content_hash(self) -> str:
-        """sha256 of the voxels, their type and the grid: equal for equal volumes, whatever their file."""
+        """sha256 of the voxels, their type and the grid: equal for equal volumes, whatever their file. Worked
+        out once: a volume's voxels do not change."""
+        return self._content_hash
+
+    @cached_property
+    def _content_hash(self) -> str:
         digest = hashlib.sha256()
         image = self.image
         header = (image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
@@ -119,3 +126,31 @@ class Volume:
         image = sitk.GetImageFromArray(array)
         image.CopyInformation(self.image)
         return Volume(image, name, self.info)
+
+
+class VolumeOnDemand(Volume):
+    """A volume on the grid of another one whose voxels are made each time that they are looked at, and not
+    held: for large ones that are written once and seldom read. `make()` gives them (k, j, i); threads may
+    call it."""
+
+    _make: Callable[[], NDArray[Any]]
+    _like: Volume
+
+    def __init__(self, make: Callable[[], NDArray[Any]], like: Volume, name: str) -> None:
+        for field_name, value in (("_make", make), ("_like", like), ("name", name), ("info", like.info)):
+            object.__setattr__(self, field_name, value)
+
+    @property
+    def image(self) -> sitk.Image:
+        return self._like.with_array(self._make(), self.name).image
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        return self._like.size
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        return self._like.spacing
+
+    def apart(self) -> Volume:
+        return self

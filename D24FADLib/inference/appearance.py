@@ -15,9 +15,15 @@ Positions, not mm: a grid fits the body it shows, and so does what counts as sma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import Tensor
+
+from D24FADLib.inference.threads import side_by_side
 
 Array = NDArray[np.float32]
 Pitch = tuple[float, float, float]
@@ -33,33 +39,36 @@ _SLAB = 16  # slices at a time
 
 
 def brightness_and_noise(
-    volume: NDArray[np.floating], grid: tuple[int, int], pitch_mm: Pitch, compressed: bool
+    volumes: Sequence[NDArray[np.floating]], grid: tuple[int, int], pitch_mm: Pitch, compressed: bool
 ) -> tuple[Array, Array]:
-    """Of voxels (n, rows, cols), on a grid (n, h, w); pitch_mm: between its positions along slice, row,
-    column. compressed: whether values above 0.9 are (not those of CT). The noise is not centred yet."""
-    count, rows, cols = volume.shape
+    """Of volumes of voxels (n, rows, cols), each on a grid: (volumes, n, h, w). pitch_mm: between its
+    positions along slice, row, column. compressed: whether values above 0.9 are (not those of CT). The noise
+    is not centred yet."""
+    count, rows, cols = volumes[0].shape
     fine, noise = (_kernels((rows, cols), grid, sigma) for sigma in (FINE, NOISE))
-    step = max(
-        1, min(rows // grid[0], cols // grid[1])
-    )  # the slow part needs no more than a voxel a position
+    # The slow part needs no more than a voxel a position.
+    step = max(1, min(rows // grid[0], cols // grid[1]))
     slow = _kernels((rows, cols), grid, SLOW, step)
-    shape = (count, *grid)
-    bright, level, tissue, noisy = (np.empty(shape, np.float32) for _ in range(4))
-    for start in range(0, count, _SLAB):
+    bright, level, tissue, noisy = (np.empty((len(volumes), count, *grid), np.float32) for _ in range(4))
+
+    @torch.inference_mode()
+    def look(number: int, start: int) -> None:
         part = slice(start, start + _SLAB)
-        v = np.asarray(volume[part], np.float32)
-        noisy[part] = _sampled(np.log(np.abs(_high_pass(v)) + _NOISE_FLOOR), noise)
+        v = torch.from_numpy(np.array(volumes[number][part], np.float32))
+        noisy[number, part] = _sampled(_high_pass(v).abs_().add_(_NOISE_FLOOR).log_(), noise)
         u = _uncompressed(v) if compressed else v
-        bright[part] = _sampled(u, fine)
-        sparse = u[:, ::step, ::step]
-        inside = (v[:, ::step, ::step] > _TISSUE).astype(np.float32)
-        level[part] = _sampled(sparse * inside, slow)
-        tissue[part] = _sampled(inside, slow)
+        bright[number, part] = _sampled(u, fine)
+        inside = (v[:, ::step, ::step] > _TISSUE).float()
+        level[number, part] = _sampled(u[:, ::step, ::step] * inside, slow)
+        tissue[number, part] = _sampled(inside, slow)
+
+    slabs = [(number, start) for number in range(len(volumes)) for start in range(0, count, _SLAB)]
+    side_by_side(look, *zip(*slabs, strict=True))
     if count > 1:
         in_plane = (pitch_mm[1] + pitch_mm[2]) / 2
         for values, sigma in ((bright, FINE), (level, FINE), (tissue, FINE), (noisy, NOISE)):
             across = min(sigma * in_plane, _ACROSS_MM) / pitch_mm[0]
-            ndimage.gaussian_filter1d(values, across, axis=0, output=values, mode="nearest")
+            ndimage.gaussian_filter1d(values, across, axis=1, output=values, mode="nearest")
     return np.asarray(bright - level / np.maximum(tissue, _LEAST_TISSUE), np.float32), noisy
 
 
@@ -68,22 +77,25 @@ def centred(noise: Array, body: NDArray[np.bool_]) -> Array:
     return noise - np.float32(np.median(noise[body])) if body.any() else noise
 
 
-def _uncompressed(v: Array) -> Array:
-    above = v > _TOP
-    u = v.copy()
-    room = np.float32(1.0 - _TOP)
-    u[above] = _TOP - room * np.log(np.maximum(1.0 - v[above], 1e-4) / room)
-    return np.minimum(u, np.float32(_BRIGHTEST))
+def _uncompressed(v: Tensor) -> Tensor:
+    room, above, u = 1.0 - _TOP, v > _TOP, v.clone()
+    u[above] = _TOP - room * torch.log((1.0 - v[above]).clamp_min_(1e-4).div_(room))
+    return u.clamp_max_(_BRIGHTEST)
 
 
-def _high_pass(v: Array) -> Array:
-    kernel = np.array([1.0, -2.0, 1.0], np.float32)
-    return np.asarray(ndimage.convolve1d(ndimage.convolve1d(v, kernel, axis=1), kernel, axis=2) / 6.0)
+def _high_pass(v: Tensor) -> Tensor:
+    if min(v.shape[1:]) < 2:
+        return torch.zeros_like(v)
+    for axis in (1, 2):  # second differences; beyond the border its value is repeated
+        steps = v.diff(dim=axis)
+        last = steps.narrow(axis, steps.shape[axis] - 1, 1)
+        v = torch.cat([steps.narrow(axis, 0, 1), steps.diff(dim=axis), -last], axis)
+    return v.div_(6.0)
 
 
 def _kernels(
     size: tuple[int, int], grid: tuple[int, int], sigma: float, step: int = 1
-) -> tuple[Array, Array]:
+) -> tuple[Tensor, Tensor]:
     """Gaussians about the grid's positions (corners aligned), (h, rows) and (w, cols), of every step-th
     voxel."""
     found = []
@@ -91,10 +103,11 @@ def _kernels(
         centres = np.linspace(0, length - 1, positions)
         spread = max(sigma * (length - 1) / max(positions - 1, 1), 0.5)
         weights = np.exp(-0.5 * ((np.arange(0, length, step) - centres[:, None]) / spread) ** 2)
-        found.append((weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))
+        weights /= weights.sum(axis=1, keepdims=True)
+        found.append(torch.from_numpy(weights.astype(np.float32)))
     return found[0], found[1]
 
 
-def _sampled(slices: Array, kernels: tuple[Array, Array]) -> Array:
+def _sampled(slices: Tensor, kernels: tuple[Tensor, Tensor]) -> Array:
     """(b, rows, cols) -> (b, h, w)."""
-    return np.asarray(kernels[0] @ slices @ kernels[1].T)
+    return np.asarray((kernels[0] @ slices @ kernels[1].T).numpy())

@@ -32,6 +32,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import ndtri
 
+from D24FADLib.inference.threads import side_by_side
+
 Sigma = tuple[float, float, float]
 
 _SHRINKAGE = 0.4  # weight of the depth's mean in the expected log residual
@@ -125,7 +127,7 @@ def calibrate(
     """
     valid = ~np.isnan(left_out)
     filled = np.where(valid, _log(np.where(valid, left_out, 1.0)), 0.0).astype(np.float32)
-    classes = np.stack([depth_class(depth_below_surface(body, pitch_mm)) for body in valid])
+    classes = np.stack(side_by_side(lambda body: depth_class(depth_below_surface(body, pitch_mm)), valid))
     number = len(_DEPTHS_MM)
     # Sums per support, class and place: leaving one support out is a subtraction.
     class_sums = np.stack(
@@ -133,8 +135,8 @@ def calibrate(
     )
     class_hits = np.stack([np.bincount(c[v], minlength=number) for c, v in zip(classes, valid, strict=True)])
     sigma = (_NEIGHBOURHOOD / 2 if filled.shape[1] > 1 else 0.0, _NEIGHBOURHOOD, _NEIGHBOURHOOD)
-    local_sums = np.stack([ndimage.gaussian_filter(f, sigma) for f in filled])
-    local_hits = np.stack([ndimage.gaussian_filter(v.astype(np.float32), sigma) for v in valid])
+    local_sums = np.stack(side_by_side(lambda f: ndimage.gaussian_filter(f, sigma), filled))
+    local_hits = np.stack(side_by_side(lambda v: ndimage.gaussian_filter(v.astype(np.float32), sigma), valid))
 
     def fit(kept: list[int]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         hits, sums = local_hits[kept].sum(0), local_sums[kept].sum(0)
@@ -175,9 +177,11 @@ def _log(residual: NDArray[Any]) -> NDArray[Any]:
 
 def robust_maximum(scores: NDArray[np.float32]) -> float:
     """The image's or study's score: the mean of the highest of its positions, at least five; 0 for none."""
-    ordered = np.sort(scores, axis=None)[::-1]
-    top = max(5, round(_SCORE_SHARE * ordered.size))
-    return float(ordered[:top].mean()) if ordered.size else 0.0
+    top = min(max(5, round(_SCORE_SHARE * scores.size)), scores.size)
+    if not top:
+        return 0.0
+    highest = np.partition(scores, scores.size - top, axis=None)[scores.size - top :]
+    return float(np.sort(highest)[::-1].mean())
 
 
 def findings_above(
@@ -186,10 +190,20 @@ def findings_above(
     """Connected components above the threshold of at least `min_size` positions, a support on average."""
     total = 0
     for scores in support_scores:
-        labels, number = ndimage.label(scores > threshold, structure)
+        labels, number = ndimage.label(_condensed(scores > threshold), structure)
         if number:
             total += int((np.bincount(labels.ravel())[1:] >= min_size).sum())
     return total / len(support_scores)
+
+
+def _condensed(above: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The same components in fewer positions: of sections without any, one in a row stays."""
+    for axis in range(above.ndim):
+        others = tuple(other for other in range(above.ndim) if other != axis)
+        hit: NDArray[np.bool_] = np.asarray(above.any(axis=others))
+        hit[1:] |= hit[:-1].copy()
+        above = above.compress(hit, axis=axis)
+    return above
 
 
 def threshold_for(

@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from D24FADLib.errors import Cancelled
+from D24FADLib.imaging.masks import PackedMask
 from D24FADLib.inference.batches import Batches, Compares, Inputs, is_out_of_memory
 from D24FADLib.inference.devices import exact_convolutions, sent
-from D24FADLib.inference.mahalanobis import MOST_SLICES, WIDTH, fit, smoothed_in_plane
+from D24FADLib.inference.mahalanobis import MOST_SLICES, WIDTH, Fitted, fit, smoothed_in_plane
 from D24FADLib.inference.pictures import PictureComparer, PictureEvidence
 from D24FADLib.inference.preparation import Box, Prepared, on_grid
 from D24FADLib.inference.residuals import (
@@ -42,7 +43,7 @@ from D24FADLib.inference.residuals import (
     weighted_residuals,
 )
 from D24FADLib.inference.runtimes import Encoder, TorchEncoder, choose_encoder
-from D24FADLib.inference.volumes import Appearance, VolumeEvidence, appearance_of, pitch_of
+from D24FADLib.inference.volumes import NormalVolume, VolumeEvidence, appearance_of, learn, pitch_of
 from D24FADLib.network.model import D24FADModel
 
 _CPU = torch.device("cpu")
@@ -67,8 +68,8 @@ class Comparison:
     covered: how many supports reach each position, (n, h, w). notes: what the reader should know.
     overall: of pictures, what their score is read from in place of reduced and left_out.
     levels: of pictures, the distances to each support, (K, h, w) a local level.
-    evidence, appearance: of volumes compared by `volumes`, with the texture's distances as full, reduced and
-    left_out, smoothed already.
+    normal, appearance: of volumes compared by `volumes`, what the supports give and the query's brightness
+    and noise, with the texture's distances as full, reduced and left_out, smoothed already.
     """
 
     full: NDArray[np.float32]
@@ -79,8 +80,8 @@ class Comparison:
     notes: tuple[str, ...] = ()
     overall: tuple[NDArray[np.float32], NDArray[np.float32] | None] | None = None
     levels: tuple[NDArray[np.float32], ...] = ()
-    evidence: VolumeEvidence | None = None
-    appearance: Appearance | None = None
+    normal: NormalVolume | None = None
+    appearance: tuple[NDArray[np.float32], ...] = ()
 
 
 def input_size(rows: float, cols: float, size: int, stride: int) -> tuple[int, int]:
@@ -105,7 +106,7 @@ def to_input(
 
 def inputs_of(
     volumes: Sequence[NDArray[np.float32]],
-    covered: Sequence[NDArray[np.bool_]],
+    covered: Sequence[NDArray[np.bool_] | PackedMask],
     box: Box,
     size: tuple[int, int],
     known: Callable[[slice, torch.device], list[Tensor] | None] = lambda chunk, device: None,
@@ -114,7 +115,6 @@ def inputs_of(
     slices of the box. On a CUDA card the images are sent as they are and resized there."""
     grid = (size[0] // 4, size[1] // 4)
     inside = [v[box] for v in volumes]
-    reach = [c[box] for c in covered]
 
     def inputs(chunk: slice, device: torch.device) -> tuple[Tensor, Tensor, list[Tensor] | None]:
         parts = [v[chunk] for v in inside]
@@ -122,7 +122,8 @@ def inputs_of(
         voxels = torch.empty(len(parts) * len(parts[0]), *parts[0].shape[1:], pin_memory=on_card)
         np.concatenate(parts, out=voxels.numpy())
         images = to_input(voxels, size, device if on_card else _CPU).unflatten(0, (len(parts), -1))
-        reaching = torch.stack([torch.from_numpy(on_grid(c[chunk], grid)) for c in reach])
+        section = (slice(box[0].start + chunk.start, box[0].start + chunk.stop), *box[1:])
+        reaching = torch.stack([torch.from_numpy(on_grid(c[section], grid)) for c in covered])
         return images, reaching, known(chunk, device)
 
     return inputs
@@ -248,8 +249,11 @@ class FeatureKeeper:
     def batch(
         self, images: Tensor, covered: Tensor, known: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        features = self._comparer.encode(images, known)
-        weights = subset_weights(self._comparer.model.weighting, features[3:])[0]
+        """`known`: the supports' student features, three, (K, B, C, h, w)."""
+        features = self._comparer.encode(images)
+        student = [f[0] for f in features[3:]]
+        supports = [f[1:] for f in features[3:]] if known is None else [k.to(self.device) for k in known]
+        weights = self._comparer.model.weighting(student, supports)
         return smoothed_in_plane(features[0]).transpose(0, 1), weights
 
 
@@ -356,30 +360,64 @@ def _compare_volume(
     """A volume by the texture's distances and its appearance; see `volumes`."""
     features, weights = parts
     grid = (int(features.shape[-2]), int(features.shape[-1]))
-    covered = reach.sum(axis=0).astype(np.int16)
-    judged = prepared.support_body_on(grid) & (covered > 1)
-    pitch = pitch_of(prepared, (0, *grid))
-    across = min(WIDTH * (pitch[1] + pitch[2]) / 2 / pitch[0], MOST_SLICES)
-    full, own = _texture(features, torch.from_numpy(reach), torch.from_numpy(judged), across)
-    left_out = np.where(judged, own, np.nan).astype(np.float32)
-    appearance = appearance_of(prepared, grid) if evidence.appearance else None
+    body = on_grid(prepared.body[prepared.box], grid)
+    normal = prepared.references.normal if prepared.references else None
+    if normal is None:
+        bodies = prepared.support_body_on(grid)
+        volumes = (prepared.query, *prepared.supports)
+        looks = appearance_of(prepared, volumes, [body, *bodies]) if evidence.appearance else ()
+        normal = learn_normal(prepared, evidence, features[:, 1:], [v[1:] for v in looks], bodies, reach)
+    else:
+        looks = appearance_of(prepared, [prepared.query], [body]) if evidence.appearance else ()
+    full = _distance(normal.texture, features[:, 0])
     return Comparison(
-        full, full, left_out, weights.cpu().numpy(), covered, notes, evidence=evidence, appearance=appearance
+        full,
+        full,
+        normal.left_out,
+        weights.cpu().numpy(),
+        reach.sum(axis=0).astype(np.int16),
+        notes,
+        normal=normal,
+        appearance=tuple(v[0] for v in looks),
     )
 
 
-def _texture(
-    features: Tensor, reach: Tensor, judged: Tensor, sigma: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """r of the query (n, h, w) and of each support (K, n, h, w); see `mahalanobis`. Where the features'
-    device has no room for it, the processor computes."""
+def learn_normal(
+    prepared: Prepared,
+    evidence: VolumeEvidence,
+    features: Tensor,
+    looks: Sequence[NDArray[np.float32]],
+    bodies: NDArray[np.bool_],
+    reach: NDArray[np.bool_],
+) -> NormalVolume:
+    """What the supports give, of their features (n, K, C, h, w), smoothed in plane, their brightness and
+    noise, and where they have body and where they reach: (K, n, h, w) each, on the grid of the features."""
+    pitch = pitch_of(prepared, (0, *bodies.shape[2:]))
+    across = min(WIDTH * (pitch[1] + pitch[2]) / 2 / pitch[0], MOST_SLICES)
+    judged = bodies & (reach.sum(axis=0) > 1)
+    texture = _fitted(features, torch.from_numpy(reach), torch.from_numpy(judged), across)
+    return learn(evidence, texture, looks, bodies, judged, pitch)
+
+
+def _fitted(features: Tensor, reach: Tensor, judged: Tensor, sigma: float) -> Fitted:
+    """`mahalanobis.fit`, on the processor where the features' device has no room for it."""
     try:
-        fitted = fit(features[:, 1:], reach, judged, sigma)
-        return fitted.distance(features[:, 0]).cpu().numpy(), fitted.left_out.cpu().numpy()
+        return fit(features, reach, judged, sigma)
     except RuntimeError as error:
         if features.device.type == "cpu" or not is_out_of_memory(error):
             raise
-    return _texture(features.cpu(), reach, judged, sigma)
+    return fit(features.cpu(), reach, judged, sigma)
+
+
+def _distance(texture: Fitted, features: Tensor) -> NDArray[np.float32]:
+    """r of the query (n, h, w), where there is room for it."""
+    try:
+        return np.asarray(texture.on(features.device).distance(features).cpu().numpy())
+    except RuntimeError as error:
+        if features.device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    cpu = torch.device("cpu")
+    return np.asarray(texture.on(cpu).distance(features.to(cpu)).numpy())
 
 
 def compare_pictures(prepared: Prepared, comparer: PictureComparer) -> Comparison:

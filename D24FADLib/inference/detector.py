@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from D24FADLib.errors import Cancelled
 from D24FADLib.imaging.planes import from_canonical, slice_index, unslices
-from D24FADLib.imaging.volume import Volume
+from D24FADLib.imaging.volume import Volume, VolumeOnDemand
 from D24FADLib.inference.checks import INFO, REFUSE
 from D24FADLib.inference.detection import Detection, SliceScore
 from D24FADLib.inference.findings import find
@@ -21,8 +21,8 @@ from D24FADLib.inference.options import DetectionOptions
 from D24FADLib.inference.record import run_record
 
 if TYPE_CHECKING:
-    from D24FADLib.imaging.alignment import Aligning
-    from D24FADLib.inference.preparation import Prepared
+    from D24FADLib.imaging.alignment import AlignedSupport, Aligning
+    from D24FADLib.inference.preparation import Prepared, Preparing
     from D24FADLib.inference.scored import Scored
 
 Progress = Callable[[str, int, int], None]
@@ -58,7 +58,7 @@ def _detect(
     query: Volume,
     supports: Sequence[Volume],
     options: DetectionOptions,
-    aligning: Aligning,
+    aligning: Aligning[AlignedSupport] | Preparing,
     progress: Progress | None,
     should_cancel: Callable[[], bool] | None,
 ) -> Detection:
@@ -155,7 +155,7 @@ def _detect(
         labels=labels,
         findings=findings,
         slices=(
-            scores_of_slices(query, prepared.plane, anomaly_map, weights)
+            scores_of_slices(query, prepared.plane, anomaly_map, place.numbers, shares)
             if prepared.home
             else _slice_scores(query, prepared, scored, shares)
         ),
@@ -222,14 +222,22 @@ class _Placement:
 
     def per_slice(self, values: NDArray[np.float32], name: str) -> Volume:
         """One value a slice; where the comparison ran on another grid, a voxel has its nearest slice's."""
-        return self.query.with_array(values.astype(np.float32)[self._numbers], name)
+        numbers, values = self.numbers.array(), values.astype(np.float32)
+
+        def voxels() -> NDArray[np.float32]:
+            made = np.empty(numbers.shape, np.float32)
+            for section, places in zip(made, numbers, strict=True):  # an index takes eight bytes a voxel
+                section[...] = values[places]
+            return made
+
+        return VolumeOnDemand(voxels, self.query, name)
 
     @cached_property
-    def _numbers(self) -> NDArray[np.uint16]:
-        """The slice that each of the query's voxels was compared in, (k, j, i)."""
+    def numbers(self) -> Volume:
+        """The slice that each of the query's voxels was compared in, uint16."""
         shape = self.prepared.query.shape[:3]
         numbers = np.arange(shape[0], dtype=np.uint16)[:, None, None]
-        return np.asarray(self.slices(np.broadcast_to(numbers, shape), "", True).array())
+        return self.slices(np.broadcast_to(numbers, shape), "numbers", True)
 
     def slices(self, array: NDArray[Any], name: str, per_slice: bool = False) -> Volume:
         import SimpleITK as sitk

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from D24FADLib.imaging.volume import Volume
 from D24FADLib.inference.checks import WARN, Check
+from D24FADLib.inference.threads import side_by_side
 
 COPY = 0.5  # correlation of the finest detail from which on two images are one
 _SLICES = 12
@@ -31,11 +32,17 @@ def detail(slices: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def agreement(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """Rank-free correlation of two details, clipped so that a few edges do not decide; 0 for flat ones."""
-    clipped = []
-    for one in (a, b):
-        limit = 3 * 1.4826 * float(np.median(np.abs(one))) or float(np.abs(one).max())
-        clipped.append(np.clip(one, -limit, limit).ravel())
-    x, y = (c - c.mean() for c in clipped)
+    return _correlation(_clipped(a), _clipped(b))
+
+
+def _clipped(detail: NDArray[np.float32]) -> NDArray[np.float32]:
+    """In a row, its mean taken off."""
+    limit = 3 * 1.4826 * float(np.median(np.abs(detail))) or float(np.abs(detail).max())
+    clipped = np.clip(detail, -limit, limit).ravel()
+    return np.asarray(clipped - clipped.mean(), np.float32)
+
+
+def _correlation(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
     norm = float(np.linalg.norm(x) * np.linalg.norm(y))
     return float(x @ y) / norm if norm > 0 else 0.0
 
@@ -63,12 +70,12 @@ def check_copies(
     prepared_*: slices on one grid, aligned, (n, rows, cols[, 3]).
     """
     hashes = [query.content_hash(), *(s.content_hash() for s in supports)]
-    details = [detail(s) for s in (prepared_query, *prepared_supports)]
+    details = side_by_side(lambda s: _clipped(detail(s)), (prepared_query, *prepared_supports))
     found = []
     for k, support in enumerate(supports, start=1):
         for earlier in range(k):
             equal = hashes[earlier] == hashes[k]
-            value = 1.0 if equal else agreement(details[earlier], details[k])
+            value = 1.0 if equal else _correlation(details[earlier], details[k])
             if not equal and value < COPY:
                 continue
             what = "is" if equal else "is nearly"

@@ -17,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from D24FADLib.imaging.planes import Plane
+from D24FADLib.inference.batches import workers_on
 from D24FADLib.inference.comparison import input_size, to_input
 from D24FADLib.inference.fusion import named
 from D24FADLib.inference.residuals import nearest_residuals
+from D24FADLib.inference.threads import side_by_side
 
 if TYPE_CHECKING:
     from D24FADLib.inference.comparison import Comparer
@@ -44,12 +46,13 @@ def explain(
     shares: (all slices, K) of the grid of comparison. kept: the references that were compared. levels: see
     `Comparison`, of those; with any, residuals stay empty.
     """
-    explained = [
-        _of_picture(f, prepared, shares, kept, levels)
-        if levels
-        else _explained(f, prepared, comparer, size, shares, kept)
-        for f in findings[:_MOST]
-    ]
+
+    def one(finding: Finding) -> Finding:
+        if levels:
+            return _of_picture(finding, prepared, shares, kept, levels)
+        return _explained(finding, prepared, comparer, size, shares, kept)
+
+    explained = side_by_side(one, findings[:_MOST], workers=workers_on(comparer.device))
     return (*explained, *findings[_MOST:])
 
 

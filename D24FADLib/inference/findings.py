@@ -29,8 +29,11 @@ def find(
     their peak.
     """
     array = np.asarray(scores.array())
-    components, count = ndimage.label(array > threshold, neighbourhood(array.shape))
-    labels = np.zeros(array.shape, np.uint16)
+    above, labels = array > threshold, np.zeros(array.shape, np.uint16)
+    whole = ndimage.find_objects(above.view(np.int8), 1)[0]
+    if whole is None:
+        return (), labels
+    components, count = ndimage.label(above[whole], neighbourhood(array.shape))
     sizes = np.bincount(components.ravel(), minlength=count + 1)
     least = max(1, round(min_volume_ml / scores.voxel_volume_ml))
     boxes = ndimage.find_objects(components)
@@ -38,8 +41,9 @@ def find(
     for number in range(1, count + 1):
         if sizes[number] < least:
             continue
-        box = boxes[number - 1]
-        inside = components[box] == number
+        inside = components[boxes[number - 1]] == number
+        sides = zip(whole, boxes[number - 1], strict=True)
+        box = tuple(slice(w.start + b.start, w.start + b.stop) for w, b in sides)
         candidates.append((float(array[box][inside].max()), number, box, inside))
     candidates.sort(key=lambda c: (-c[0], c[1]))
     findings = []

@@ -9,8 +9,7 @@ reads like one: 4 is as far as a reference departs from the others at its strong
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,45 +25,25 @@ _LEAST_PEAK = 1.0  # of z: identical supports have none
 _WORTH_NAMING = 0.25  # of the squared map at a place
 
 
-@dataclass(frozen=True, eq=False)
-class Channel:
-    """One kind of evidence: z of the query (n, h, w) and of the supports (K, n, h, w), 0 where not judged;
-    what is below 0 does not count. kind: one of KINDS; weight: w of the module's text."""
-
-    kind: str
-    query: Array
-    supports: Array
-    weight: float = 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class Fused:
-    """The map of the query (n, h, w) and of the supports (K, n, h, w), and the query's map of each kind alone
-    (whose squares sum up to the map's)."""
-
-    query: Array
-    supports: Array
-    parts: dict[str, Array]
-
-
-def both_sides(kinds: tuple[str, str], query: Array, supports: Array, weight: float) -> list[Channel]:
+def both_sides(kinds: tuple[str, str], z: Array) -> dict[str, Array]:
     """Above and below the references are two kinds."""
-    return [
-        Channel(kind, np.maximum(sign * query, 0), np.maximum(sign * supports, 0), weight)
-        for kind, sign in zip(kinds, (1, -1), strict=True)
-    ]
+    return {kinds[0]: np.maximum(z, 0), kinds[1]: np.maximum(-z, 0)}
 
 
-def fuse(channels: Sequence[Channel]) -> Fused:
-    query, supports = np.zeros_like(channels[0].query), np.zeros_like(channels[0].supports)
-    parts: dict[str, Array] = {}
-    for channel in channels:
-        peak = float(np.mean([robust_maximum(z[z != 0]) for z in channel.supports]))
-        scale = UNIT * channel.weight / max(peak, _LEAST_PEAK)
-        parts[channel.kind] = np.asarray(scale * np.maximum(channel.query, 0), np.float32)
-        query += parts[channel.kind] ** 2
-        supports += (scale * np.maximum(channel.supports, 0)) ** 2
-    return Fused(np.sqrt(query), np.sqrt(supports), parts)
+def scale_of(supports: Array, weight: float) -> float:
+    """4 w / p of the module's text, of one kind's z of the supports (K, n, h, w), 0 where not judged."""
+    peak = float(np.mean([robust_maximum(z[z != 0]) for z in supports]))
+    return UNIT * weight / max(peak, _LEAST_PEAK)
+
+
+def fuse(z: Mapping[str, Array], scales: Mapping[str, float]) -> tuple[Array, dict[str, Array]]:
+    """The map of z of each kind (any shape, 0 where not judged; what is below 0 does not count), and the map
+    of each kind alone, whose squares sum up to the map's."""
+    parts = {kind: np.asarray(scales[kind] * np.maximum(one, 0), np.float32) for kind, one in z.items()}
+    total = np.zeros_like(next(iter(parts.values())))
+    for part in parts.values():
+        total += part**2
+    return np.sqrt(total), parts
 
 
 def named(heights: dict[str, float]) -> tuple[str, ...]:

@@ -49,6 +49,13 @@ class Fitted:
     left_out: Tensor
     sigma: float
 
+    def on(self, device: torch.device) -> Fitted:
+        """The same there."""
+        return Fitted(
+            self.whiten.to(device), self.mean.to(device), self.widened.to(device), self.left_out.to(device),
+            self.sigma,
+        )  # fmt: skip
+
     @torch.inference_mode()
     def distance(self, features: Tensor) -> Tensor:
         """r (n, h, w) of a query's features (n, C, h, w), smoothed in plane, on the same device."""

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from D24FADLib.errors import InputError
-from D24FADLib.imaging.planes import in_plane_spacing, slices, to_canonical
-from D24FADLib.imaging.volume import Volume, array_view
+from D24FADLib.imaging.planes import canonical_view, in_plane_spacing, slices
+from D24FADLib.imaging.volume import Volume
 from D24FADLib.inference.checks import REFUSE
 from D24FADLib.inference.detection import Detection
 from D24FADLib.inference.overview_findings import ROWS as FINDINGS
@@ -46,7 +46,7 @@ def draw_overview(detection: Detection, path: Path) -> None:
     from D24FADLib.imaging.planes import slice_index
 
     def cut(volume: Volume) -> NDArray[Any]:
-        return slices(array_view(to_canonical(volume.image)), detection.plane)
+        return slices(canonical_view(volume.image), detection.plane)
 
     study, normal, scores = cut(detection.query), cut(detection.expected_normal), cut(detection.anomaly_map)
     row_mm, col_mm = in_plane_spacing(detection.query.image, detection.plane)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +18,7 @@ from D24FADLib.imaging.intensity import (
     match_histogram,
     prepare,
 )
+from D24FADLib.imaging.masks import PackedMask
 from D24FADLib.imaging.planes import (
     Plane,
     default_plane,
@@ -34,9 +35,11 @@ if TYPE_CHECKING:
 
     from D24FADLib.imaging.volume import Volume
     from D24FADLib.inference.options import DetectionOptions
+    from D24FADLib.inference.volumes import NormalVolume
 
 Box = tuple[slice, slice, slice]
 _MARGIN_MM = 6.0
+_LARGE = 2**25  # voxels: of such volumes one is matched at a time, and float16 kept
 # Of registered volumes. Heads of different people and scanners reach 0.15 to 0.6, coarse ones 0.1.
 MIN_SIMILARITY = 0.08
 
@@ -46,6 +49,9 @@ class KnownReferences(Protocol):
 
     @property
     def left_out(self) -> NDArray[np.float32]: ...
+
+    @property
+    def normal(self) -> NormalVolume | None: ...
 
     def known(self, chunk: slice, device: torch.device) -> list[Tensor]: ...
 
@@ -78,20 +84,20 @@ class Home:
 class Prepared:
     """Query and supports as slices of one plane, in [0, 1], on the query's canonical grid.
 
-    query: (n, rows, cols[, 3]); supports: K of the same shape; body, and covered[k] (where support k
-    reaches): (n, rows, cols) bool; support_bodies[k]: support k's own body; box: the part worth
-    comparing. canonical is the query's image. spacing: mm (slice, row, col). home: None, unless all this
-    lies on the references' grid; then references holds what is known of them.
+    query: (n, rows, cols[, 3]); supports: K of the same shape, float16 where they are large; body, and
+    covered[k] (where support k reaches): (n, rows, cols) bool; support_bodies[k]: support k's own body;
+    box: the part worth comparing. canonical is the query's image. spacing: mm (slice, row, col). home: None,
+    unless all this lies on the references' grid; then references holds what is known of them.
     """
 
     canonical: sitk.Image
     plane: Plane
     modality: str
     query: NDArray[np.float32]
-    supports: tuple[NDArray[np.float32], ...]
+    supports: tuple[NDArray[np.floating], ...]
     body: NDArray[np.bool_]
-    covered: tuple[NDArray[np.bool_], ...]
-    support_bodies: tuple[NDArray[np.bool_], ...]
+    covered: tuple[NDArray[np.bool_] | PackedMask, ...]
+    support_bodies: tuple[NDArray[np.bool_] | PackedMask, ...]
     aligned: tuple[AlignedSupport, ...]
     box: Box
     spacing: tuple[float, float, float]
@@ -126,16 +132,98 @@ def begin_aligning(
     supports: Sequence[Volume],
     options: DetectionOptions,
     should_cancel: Callable[[], bool] | None = None,
-) -> Aligning:
+) -> Aligning[AlignedSupport] | Preparing:
     """What `prepare_for` or `prepare_study` will wait for, so that the networks are loaded meanwhile: the
     study onto the first reference where the references are kept, else the references onto the study."""
     if options.reference_cache and options.cache and on_references_grid(query, supports):
         return Aligning([query], supports[0], options.align or Alignment.AFFINE, should_cancel)
-    return Aligning(supports, query, _method(query, options.align), should_cancel)
+    return Preparing(query, supports, options.plane, options.align, options.ct_window, should_cancel)
 
 
-def _method(query: Volume, align: Alignment | None) -> Alignment:
-    return align or (Alignment.NONE if query.is_single_image else Alignment.AFFINE)
+@dataclass(frozen=True, eq=False)
+class _Query:
+    """Canonical, with its body, its CT window and its prepared voxels, (z, y, x[, 3])."""
+
+    canonical: sitk.Image
+    modality: str
+    mask: NDArray[np.bool_]
+    window: str
+    ready: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class _Support:
+    """Prepared and matched slices, and how it was aligned."""
+
+    array: NDArray[np.floating]
+    body: PackedMask
+    covered: PackedMask
+    aligned: AlignedSupport
+
+
+class Preparing:
+    """`prepare_study`, begun at once in threads of its own: each support is aligned and matched there, so
+    that only a few are there in their own voxels. A context, as `Aligning`."""
+
+    def __init__(
+        self,
+        query: Volume,
+        supports: Sequence[Volume],
+        plane: Plane | None,
+        align: Alignment | None,
+        ct_window: str = "auto",
+        should_cancel: Callable[[], bool] | None = None,
+    ) -> None:
+        self.plane = plane or default_plane(query)
+        self._window = ct_window
+        self._kinds = [guess_modality(support) for support in supports]
+        self._large = int(np.prod(query.size)) > _LARGE
+        self.query: Future[_Query] = Future()
+        own = query.apart()  # before any thread looks into its voxels
+        self._aligning = Aligning(
+            supports, query, align or _usual(query), should_cancel, None, self._matched,
+            1 if self._large else None,
+        )  # fmt: skip
+        self._pool = ThreadPoolExecutor(1)
+        self._pool.submit(self._prepare, own)
+
+    def __enter__(self) -> Preparing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._aligning.__exit__()
+        self._pool.shutdown(wait=False)
+
+    def results(self, progress: Callable[[int, int], None] | None = None) -> list[_Support]:
+        """As `Aligning.results`."""
+        return self._aligning.results(progress)
+
+    def _prepare(self, query: Volume) -> None:
+        try:
+            self.query.set_result(self._prepared(query))
+        except BaseException as error:
+            self.query.set_exception(error)
+
+    def _prepared(self, query: Volume) -> _Query:
+        canonical, modality = to_canonical(query.image), guess_modality(query)
+        mask = foreground_mask(canonical, modality)
+        window = self._window
+        if modality == "CT" and window == "auto":
+            window = choose_ct_window(canonical, mask, query.info.body_part)
+        return _Query(canonical, modality, mask, window, prepare(canonical, modality, mask, window))
+
+    def _matched(self, number: int, moved: AlignedSupport) -> _Support:
+        query, kind = self.query.result(), self._kinds[number]
+        own_mask = foreground_mask(moved.image, kind) & moved.inside
+        array: NDArray[np.floating] = matched_to(moved, own_mask, query.ready, query.mask, kind, query.window)
+        if self._large:
+            array = array.astype(np.float16)
+        body, covered = (PackedMask.of(slices(mask, self.plane)) for mask in (own_mask, moved.inside))
+        return _Support(slices(array, self.plane), body, covered, moved.without_voxels())
+
+
+def _usual(query: Volume) -> Alignment:
+    return Alignment.NONE if query.is_single_image else Alignment.AFFINE
 
 
 def prepare_study(
@@ -146,59 +234,35 @@ def prepare_study(
     ct_window: str = "auto",
     progress: Callable[[str, int, int], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
-    aligning: Aligning | None = None,
+    preparing: Preparing | None = None,
 ) -> Prepared:
     """Align the supports, match their intensities and cut everything into slices of the plane.
 
-    `aligning`: where that has begun already. `progress(step, done, total)`. What can be compared is checked
+    `preparing`: where that has begun already. `progress(step, done, total)`. What can be compared is checked
     before (`inputs.check_inputs`). Raises Cancelled.
     """
-    warnings: list[str] = []
-    canonical = to_canonical(query.image)
-    modality = guess_modality(query)
-    mask = foreground_mask(canonical, modality)
-    window = ct_window
-    if modality == "CT" and window == "auto":
-        window = choose_ct_window(canonical, mask, query.info.body_part)
-    ready = prepare(canonical, modality, mask, window)
-    with aligning or Aligning(supports, query, _method(query, align), should_cancel) as begun:
-        aligned = begun.results((lambda done, total: progress("align", done, total)) if progress else None)
-    plane = plane or default_plane(query)
-    warnings += _said_of(supports, aligned)
-
-    def matched(index: int) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
-        moved, kind = aligned[index], guess_modality(supports[index])
-        own_mask = foreground_mask(moved.image, kind) & moved.inside
-        array = matched_to(moved, own_mask, ready, mask, kind, window)
-        aligned[index] = moved.without_voxels()
-        return array, own_mask, moved.inside
-
-    arrays, bodies, covered = [], [], []
-    with ThreadPoolExecutor(2) as pool:  # more would need memory rather than time
-        for index, (array, own_mask, inside) in enumerate(pool.map(matched, range(len(supports)))):
-            if progress:
-                progress("prepare", index, len(supports))
-            arrays.append(slices(array, plane))
-            bodies.append(slices(own_mask, plane))
-            covered.append(slices(inside, plane))
+    with preparing or Preparing(query, supports, plane, align, ct_window, should_cancel) as begun:
+        found = begun.results((lambda done, total: progress("align", done, total)) if progress else None)
+        own, plane = begun.query.result(), begun.plane
+    aligned = [one.aligned for one in found]
     if progress:
         progress("prepare", len(supports), len(supports))
-    body = slices(mask, plane)
-    row, col = in_plane_spacing(canonical, plane)
-    spacing = (slice_spacing(canonical, plane), row, col)
+    body = slices(own.mask, plane)
+    row, col = in_plane_spacing(own.canonical, plane)
+    spacing = (slice_spacing(own.canonical, plane), row, col)
     return Prepared(
-        canonical=canonical,
+        canonical=own.canonical,
         plane=plane,
-        modality=modality,
-        query=slices(ready, plane),
-        supports=tuple(arrays),
+        modality=own.modality,
+        query=slices(own.ready, plane),
+        supports=tuple(one.array for one in found),
         body=body,
-        covered=tuple(covered),
-        support_bodies=tuple(bodies),
+        covered=tuple(one.covered for one in found),
+        support_bodies=tuple(one.body for one in found),
         aligned=tuple(aligned),
         box=body_box(body, spacing),
         spacing=spacing,
-        warnings=tuple(warnings),
+        warnings=tuple(_said_of(supports, aligned)),
     )
 
 
@@ -234,7 +298,7 @@ def matched_to(
     # are compared, and an unaligned one has another share of every tissue.
     if modality == "CT" or ready.ndim == 4 or len(query) == 1:
         return ready
-    return match_histogram(ready, own_mask, query, query_mask & moved.inside)
+    return match_histogram(ready, own_mask, query, query_mask & moved.inside, in_place=True)
 
 
 def body_box(body: NDArray[np.bool_], spacing: tuple[float, float, float]) -> Box:

@@ -4,6 +4,9 @@ Usually the references are brought onto each study's grid, which repeats their a
 every study. Here they are brought once onto the grid of the first of them, encoded and judged against each
 other there; what comes out is kept (see `cache`). A new study is registered once, to that grid, and compared
 there; its maps are taken back to its own grid. Its voxels are interpolated once, as the references' are.
+
+Of gray volumes compared by `volumes` that is what `volumes.learn` makes of the references, and their student
+features for the weights; else all of their features, and their maps.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -27,41 +31,48 @@ from D24FADLib import __version__
 from D24FADLib.errors import Cancelled
 from D24FADLib.imaging.alignment import AlignedSupport, Aligning, Alignment
 from D24FADLib.imaging.intensity import choose_ct_window, foreground_mask, guess_modality
+from D24FADLib.imaging.masks import PackedMask
 from D24FADLib.imaging.planes import slices, to_canonical, unslices
 from D24FADLib.imaging.volume import Volume
+from D24FADLib.inference.batches import Batches
 from D24FADLib.inference.cache import kept_whole, references_folder, trim, used
-from D24FADLib.inference.comparison import Comparer, input_size, inputs_of
+from D24FADLib.inference.comparison import Comparer, input_size, inputs_of, learn_normal
+from D24FADLib.inference.mahalanobis import smoothed_in_plane
+from D24FADLib.inference.normal_files import read_normal, write_normal
 from D24FADLib.inference.options import DetectionOptions
 from D24FADLib.inference.preparation import (
     Home,
     Prepared,
+    Preparing,
     body_box,
     low_similarity,
     matched_to,
-    on_references_grid,
     prepare_study,
 )
 from D24FADLib.inference.resident import Resident
+from D24FADLib.inference.threads import side_by_side
+from D24FADLib.inference.volumes import NormalVolume, appearance_of
 
 Progress = Callable[[str, int, int], None]
-_FORMAT = 1
-_SCALES = 6  # teacher's and student's, three each
+_FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
 class ReferenceSet:
     """Everything about the references that does not depend on a study, on the first one's canonical grid.
 
-    volumes, covered, bodies: (K, n, rows, cols), see `Prepared`. features: six arrays (slices of the box,
-    K, C, h, w) float16. left_out: (K, slices, h, w), see `Comparison`, unmasked. facts: plane, box, spacing,
-    CT window, and each support's similarity, overlap, method and note.
+    volumes, covered, bodies: K of (n, rows, cols), see `Prepared`. features: arrays (slices of the box, K, C,
+    h, w) float16, the teacher's and the student's, three each, or with `normal` the student's alone.
+    left_out: (K, slices, h, w), see `Comparison`, unmasked unless it is that of `normal`. facts: plane, box,
+    spacing, CT window, and each support's similarity, overlap, method and note.
     """
 
     volumes: NDArray[np.float16]
-    covered: NDArray[np.bool_]
-    bodies: NDArray[np.bool_]
+    covered: tuple[PackedMask, ...]
+    bodies: tuple[PackedMask, ...]
     features: tuple[NDArray[np.float16], ...]
     left_out: NDArray[np.float32]
+    normal: NormalVolume | None
     facts: dict[str, Any]
 
     def known(self, chunk: slice, device: torch.device) -> list[Tensor]:
@@ -73,10 +84,14 @@ class ReferenceSet:
         return Resident(self.features)
 
 
-def reference_key(supports: Sequence[Volume], options: DetectionOptions, model: str, encoder: str) -> str:
+def reference_key(
+    supports: Sequence[Volume], options: DetectionOptions, comparer: Comparer, size: int, model: str
+) -> str:
     """A checksum of what the set depends on; the supports' order counts, as the first gives the grid."""
-    asked = (options.plane, options.align, options.ct_window)
-    parts = [__version__, str(_FORMAT), model, encoder, repr([getattr(a, "value", a) for a in asked])]
+    asked = [getattr(a, "value", a) for a in (options.plane, options.align, options.ct_window)]
+    encoder = (comparer.encoder.name, comparer.encoder.precision, size)
+    settings = [__version__, _FORMAT, model, encoder, comparer.evidence, comparer.volumes, asked]
+    parts = list(map(repr, settings))
     parts += [v.content_hash() + v.info.modality + v.info.body_part for v in supports]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
 
@@ -92,14 +107,13 @@ def find_or_make(
     should_cancel: Callable[[], bool] | None,
 ) -> ReferenceSet:
     """The kept set of these supports, else a new one, kept now. Raises OSError where there is no room."""
-    encoder = f"{comparer.encoder.name} {comparer.encoder.precision} {size}"
-    folder = references_folder() / reference_key(supports, options, model, encoder)
+    folder = references_folder() / reference_key(supports, options, comparer, size, model)
     if folder.is_dir():
         try:
             found = _read(folder)
             used(folder)
             return found
-        except (OSError, ValueError, KeyError):  # damaged, or being removed: make it anew
+        except (OSError, ValueError, KeyError, BadZipFile):  # damaged, or being removed: make it anew
             shutil.rmtree(folder, ignore_errors=True)
     with kept_whole(folder) as aside:
         _make(aside, supports, options, comparer, size, batch, progress, should_cancel)
@@ -124,44 +138,27 @@ def _make(
     if guess_modality(first) == "CT" and window == "auto":
         window = choose_ct_window(canonical, foreground_mask(canonical, "CT"), first.info.body_part)
     base = prepare_study(first, others, options.plane, options.align, window, progress, should_cancel)
-    bodies = np.stack([base.body, *base.support_bodies])
-    box = body_box(np.asarray(bodies.any(axis=0)), base.spacing)
+    bodies = (PackedMask.of(base.body), *map(_packed, base.support_bodies))
+    anywhere = base.body.copy()
+    for mask in bodies[1:]:
+        anywhere |= mask[:]
+    box = body_box(anywhere, base.spacing)
     volumes = [base.query, *base.supports]
-    covered = [np.ones_like(base.body), *base.covered]
+    covered = (PackedMask.of(np.ones_like(base.body)), *map(_packed, base.covered))
     rows, cols = ((side.stop - side.start) * mm for side, mm in zip(box[1:], base.spacing[1:], strict=True))
     shape = input_size(rows, cols, size, comparer.model.stride)
-    inputs = inputs_of(volumes, covered, box, shape)
-    count = box[0].stop - box[0].start
-    stores: list[NDArray[np.float16]] = []
-    left_out = np.zeros((len(volumes), count, shape[0] // 4, shape[1] // 4), np.float32)
-    for start in range(0, count, batch):
-        if should_cancel and should_cancel():
-            raise Cancelled("Preparing the references was cancelled.")
-        progress("references", start, count)
-        chunk = slice(start, min(start + batch, count))
-        images, reach, _ = inputs(chunk, comparer.device)
-        with torch.inference_mode():
-            features = [f.unflatten(0, images.shape[:2]) for f in comparer.encoder(images.flatten(0, 1))]
-            # The first stands in for a query; what is wanted is each support against the others.
-            judged = comparer.compare_features([torch.cat([f[:1], f]) for f in features], reach)[2]
-        assert judged is not None
-        left_out[:, chunk] = judged.cpu().numpy()
-        if not stores:
-            stores = [_store(folder / f"features_{n}.npy", count, f) for n, f in enumerate(features)]
-        for store, feature in zip(stores, features, strict=True):
-            store[chunk] = feature.transpose(0, 1).to(torch.float16).cpu().numpy()
-    progress("references", count, count)
-    for store in stores:
-        store.flush()  # type: ignore[attr-defined]
+    everyone = replace(base, supports=tuple(volumes), covered=covered, support_bodies=bodies, box=box)
+    keep = _keep_normal if comparer.volumes and comparer.volumes.applies(everyone) else _keep_features
+    keep(folder, everyone, comparer, shape, batch, progress, should_cancel)
     np.save(folder / "volumes.npy", np.stack(volumes).astype(np.float16))
-    np.save(folder / "covered.npy", np.stack(covered))
-    np.save(folder / "bodies.npy", bodies)
-    np.save(folder / "left_out.npy", left_out)
+    for name, masks in (("covered", covered), ("bodies", bodies)):
+        np.save(folder / f"{name}.npy", np.stack([mask.bits for mask in masks]))
     facts = {
         "plane": base.plane.value,
         "window": window,
         "box": [[side.start, side.stop] for side in box],
         "spacing": list(base.spacing),
+        "cols": base.body.shape[2],
         "warnings": list(base.warnings),
         "aligned": [
             {"similarity": 1.0, "overlap": 1.0, "method": Alignment.NONE.value, "note": ""},
@@ -170,29 +167,144 @@ def _make(
                 for a in base.aligned
             ),
         ],
-        "crc32": {path.name: _crc(path) for path in sorted(folder.glob("*.npy"))},
+        "crc32": {path.name: _crc(path) for path in sorted(folder.glob("*.np[yz]"))},
     }
     (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
+def _packed(mask: NDArray[np.bool_] | PackedMask) -> PackedMask:
+    return mask if isinstance(mask, PackedMask) else PackedMask.of(mask)
+
+
+class _References:
+    """In the comparer's place, of images of the references alone: their features, (B, K, C, h, w) each, the
+    teacher's finest ones smoothed in plane, and the student's."""
+
+    def __init__(self, comparer: Comparer) -> None:
+        self.device = comparer.device
+        self.results_on = torch.device("cpu")
+        self._comparer = comparer
+
+    def on_cpu(self) -> _References:
+        return _References(self._comparer.on_cpu())
+
+    @torch.inference_mode()
+    def batch(
+        self, images: Tensor, covered: Tensor, known: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        features = self._comparer.encode(images)
+        found = (smoothed_in_plane(features[0]), *features[3:])
+        return tuple(f.transpose(0, 1).to(torch.float16) for f in found)
+
+
+def _keep_normal(
+    folder: Path,
+    everyone: Prepared,
+    comparer: Comparer,
+    shape: tuple[int, int],
+    batch: int,
+    progress: Progress,
+    should_cancel: Callable[[], bool] | None,
+) -> None:
+    """What the references of a gray volume give, and their student features."""
+    assert comparer.volumes is not None
+    box, grid = everyone.box, (shape[0] // 4, shape[1] // 4)
+    count, done = box[0].stop - box[0].start, 0
+    inputs = inputs_of(everyone.supports, everyone.covered, box, shape)
+    stores: list[NDArray[np.float16]] = []
+    texture, reach = [], []
+    with Batches(_References(comparer)) as batches:
+        results = batches.run(inputs, count, batch)
+        while done < count:
+            _go_on(done, count, progress, should_cancel)
+            start = done
+            done, (finest, *student), covered = next(results)
+            texture.append(finest)
+            reach.append(covered)
+            if not stores:
+                stores = [_store(folder / f"features_{n}.npy", count, f) for n, f in enumerate(student)]
+            for store, feature in zip(stores, student, strict=True):
+                store[start:done] = feature.numpy()
+    _close(stores)
+    bodies = everyone.support_body_on(grid)
+    looks = appearance_of(everyone, everyone.supports, list(bodies)) if comparer.volumes.appearance else ()
+    features = torch.cat(texture).to(comparer.device)
+    write_normal(
+        folder,
+        learn_normal(everyone, comparer.volumes, features, looks, bodies, torch.cat(reach, dim=1).numpy()),
+    )
+    progress("references", count, count)
+
+
+def _keep_features(
+    folder: Path,
+    everyone: Prepared,
+    comparer: Comparer,
+    shape: tuple[int, int],
+    batch: int,
+    progress: Progress,
+    should_cancel: Callable[[], bool] | None,
+) -> None:
+    """The references' features, and each one against the others."""
+    box = everyone.box
+    count = box[0].stop - box[0].start
+    inputs = inputs_of(everyone.supports, everyone.covered, box, shape)
+    stores: list[NDArray[np.float16]] = []
+    left_out = np.zeros((len(everyone.supports), count, shape[0] // 4, shape[1] // 4), np.float32)
+    for start in range(0, count, batch):
+        _go_on(start, count, progress, should_cancel)
+        chunk = slice(start, min(start + batch, count))
+        images, reach, _ = inputs(chunk, comparer.device)
+        with torch.inference_mode():
+            features = comparer.encode(images)
+            # The first stands in for a query; what is wanted is each support against the others.
+            judged = comparer.compare_features([torch.cat([f[:1], f]) for f in features], reach)[2]
+        assert judged is not None
+        left_out[:, chunk] = judged.cpu().numpy()
+        kept = [f.transpose(0, 1).to(torch.float16).cpu() for f in features]
+        if not stores:
+            stores = [_store(folder / f"features_{n}.npy", count, f) for n, f in enumerate(kept)]
+        for store, feature in zip(stores, kept, strict=True):
+            store[chunk] = feature.numpy()
+    _close(stores)
+    np.save(folder / "left_out.npy", left_out)
+    progress("references", count, count)
+
+
+def _go_on(done: int, count: int, progress: Progress, should_cancel: Callable[[], bool] | None) -> None:
+    if should_cancel and should_cancel():
+        raise Cancelled("Preparing the references was cancelled.")
+    progress("references", done, count)
+
+
 def _store(path: Path, count: int, features: Tensor) -> NDArray[np.float16]:
-    volumes, _, *rest = features.shape
-    opened = np.lib.format.open_memmap(path, "w+", np.float16, (count, volumes, *rest))
+    """For all slices of features of which (B, K, C, h, w) are the first."""
+    opened = np.lib.format.open_memmap(path, "w+", np.float16, (count, *features.shape[1:]))
     return np.asanyarray(opened)
+
+
+def _close(stores: Sequence[NDArray[np.float16]]) -> None:
+    for store in stores:
+        store.flush()  # type: ignore[attr-defined]
 
 
 def _read(folder: Path) -> ReferenceSet:
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    for name, expected in facts["crc32"].items():
-        if _crc(folder / name) != expected:
-            raise ValueError("damaged")
+    sums = facts["crc32"]
+    if side_by_side(lambda name: _crc(folder / name), sums) != list(sums.values()):
+        raise ValueError("damaged")
     load = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
+    normal = read_normal(folder)
+    covered, bodies = (
+        tuple(PackedMask(bits, facts["cols"]) for bits in load[name]) for name in ("covered", "bodies")
+    )
     return ReferenceSet(
         load["volumes"],
-        load["covered"],
-        load["bodies"],
-        tuple(load[f"features_{n}"] for n in range(_SCALES)),
-        load["left_out"],
+        covered,
+        bodies,
+        tuple(load[name] for name in sorted(load) if name.startswith("features_")),
+        load["left_out"] if normal is None else normal.left_out,
+        normal,
         facts,
     )
 
@@ -214,7 +326,7 @@ def prepare_query(
     query: Volume,
     supports: Sequence[Volume],
     references: ReferenceSet,
-    aligning: Aligning,
+    aligning: Aligning[AlignedSupport],
     progress: Progress,
 ) -> Prepared:
     """The study on the references' grid, as `prepare_study` has it on its own. Raises as that does."""
@@ -249,8 +361,8 @@ def prepare_query(
         query=slices(ready, plane),
         supports=tuple(np.asarray(v) for v in references.volumes),
         body=slices(own_mask, plane),
-        covered=tuple(np.asarray(c) for c in references.covered),
-        support_bodies=tuple(np.asarray(b) for b in references.bodies),
+        covered=references.covered,
+        support_bodies=references.bodies,
         aligned=tuple(
             AlignedSupport(
                 moved.image, moved.inside, moved.transform, a["similarity"], a["overlap"],
@@ -276,23 +388,21 @@ def prepare_for(
     model: str,
     progress: Progress,
     should_cancel: Callable[[], bool] | None,
-    aligning: Aligning,
+    aligning: Aligning[AlignedSupport] | Preparing,
 ) -> Prepared:
     """The study ready for comparison: on the references' grid where `options.reference_cache` asks for it and
     the study and the disk allow it, else on its own. `aligning`: see `begin_aligning`. Raises as
     `prepare_study`."""
     reason = ""
-    begun: Aligning | None = aligning
-    if options.reference_cache and options.cache:
-        if on_references_grid(query, supports):
-            try:
-                found = find_or_make(supports, options, comparer, size, batch, model, progress, should_cancel)
-                return prepare_query(query, supports, found, aligning, progress)
-            except OSError as error:
-                begun = None  # that was the study to the references
-                reason = f"the cache folder cannot be written ({error.strerror})"
-        else:
-            reason = "it needs volumes and two references or more"
+    if isinstance(aligning, Aligning):
+        try:
+            found = find_or_make(supports, options, comparer, size, batch, model, progress, should_cancel)
+            return prepare_query(query, supports, found, aligning, progress)
+        except OSError as error:
+            reason = f"the cache folder cannot be written ({error.strerror})"
+    elif options.reference_cache and options.cache:
+        reason = "it needs volumes and two references or more"
+    begun = aligning if isinstance(aligning, Preparing) else None  # else that was the study to the references
     prepared = prepare_study(
         query, supports, options.plane, options.align, options.ct_window, progress, should_cancel, begun
     )

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from D24FADLib.inference.checks import QUERY, REFUSE, Check
 from D24FADLib.inference.comparison import input_size, to_input
+from D24FADLib.inference.threads import side_by_side
 
 if TYPE_CHECKING:
     from D24FADLib.inference.preparation import Prepared
@@ -86,10 +87,12 @@ def describe(
     count, rows, cols = (side.stop - side.start for side in part)
     shape = input_size(rows * prepared.spacing[1], cols * prepared.spacing[2], SIZE, model.stride)
     places = np.unique((np.linspace(0.2, 0.8, _SLICES) * (count - 1)).round().astype(int))
-    found = []
-    for volume in (prepared.query, *prepared.supports):
+
+    def seen(volume: NDArray[np.floating]) -> NDArray[np.float64]:
         images = to_input(np.asarray(volume[part][places], np.float32), shape).to(device)
-        found.append(descriptor(model, images).mean(axis=0))
+        return np.asarray(descriptor(model, images).mean(axis=0))
+
+    found = side_by_side(seen, (prepared.query, *prepared.supports))
     return directions(np.stack(found), space.centre, space.splits)
 
 

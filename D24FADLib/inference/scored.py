@@ -25,7 +25,7 @@ from D24FADLib.inference.outliers import compact_departures, map_scores
 from D24FADLib.inference.predictive import Unusual, unusual
 from D24FADLib.inference.preparation import on_grid
 from D24FADLib.inference.study_score import FUSED, kind_of, study_score
-from D24FADLib.inference.volumes import fused, pitch_of
+from D24FADLib.inference.volumes import pitch_of
 
 if TYPE_CHECKING:
     from D24FADLib.inference.comparison import Comparison
@@ -53,7 +53,7 @@ class Scored:
         # slice at most, so that thin findings in thick slices survive.
         in_plane = (self.pitch[1] + self.pitch[2]) / 2
         sigma = (min(in_plane / self.pitch[0], 1.0) if grid[0] > 1 else 0.0, 1.0, 1.0)
-        smoothed_as = partial(smooth, sigma=sigma) if compared.evidence is None else np.asarray
+        smoothed_as = partial(smooth, sigma=sigma) if compared.normal is None else np.asarray
         # With less than half of the references there, nothing of what follows would hold.
         reached = compared.covered >= max(1, (compared.weights.shape[-1] + 1) // 2)
         inside = on_grid(prepared.body[prepared.box], grid[1:])
@@ -69,9 +69,12 @@ class Scored:
         scores = self.residual
         if compared.left_out is not None and compared.reduced is not None:
             left_out = np.stack([smoothed_as(one) for one in compared.left_out])
-            # Other organs' pictures say nothing about the distances of aligned volumes' features.
-            learned = priors.knots_for(len(left_out)) if compared.evidence is None else None
-            self.calibration = calibrate(left_out, self.pitch, learned)
+            normal = compared.normal
+            self.calibration = (
+                calibrate(left_out, self.pitch, priors.knots_for(len(left_out)))
+                if normal is None
+                else normal.calibration
+            )
             # Where one support reaches, K - 1 of them may be none: there the full comparison has to do.
             smoothed = smoothed_as(np.where(compared.covered > 1, compared.reduced, full))
             depth = depth_below_surface(inside, self.pitch)
@@ -79,15 +82,11 @@ class Scored:
             self.support_scores = self.calibration.support_scores
             self.map_scores = map_scores(left_out)
             self._kind = kind_of(grid[0])
-            if compared.evidence is not None:
+            if normal is not None:
                 self._kind = FUSED
-                bodies = prepared.support_body_on(grid[1:])
-                found = fused(
-                    compared.evidence, compared.appearance, scores, self.calibration, self.body, bodies,
-                    self.pitch,
-                )  # fmt: skip
-                scores, self.support_scores, self.parts = found.query, found.supports, found.parts
-                self.compact = compact_departures(found.supports, self.pitch)
+                scores, self.parts = normal.map_of(scores, compared.appearance, self.body, self.pitch)
+                self.support_scores = normal.support_scores
+                self.compact = compact_departures(self.support_scores, self.pitch)
             valid = ~np.isnan(left_out)
             if compared.overall is not None and compared.overall[1] is not None:
                 smoothed, left_out = (

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +63,11 @@ def part_slices(args: argparse.Namespace) -> list[Row]:
     return per_slice(args.slices, 128, args.repeat, tuple(args.supports), torch.device("cpu"))
 
 
-def part_studies(args: argparse.Namespace) -> list[Row]:
+def part_studies(args: argparse.Namespace) -> Iterator[Row]:
     """Cold (every study's own grid) and with a kept reference set; K = 2 and 8 at one size."""
     from studies import median_of, timed_detection, write_studies
 
     cases = [(size, 4) for size in SIZES] + [((182, 218, 182), 2), ((182, 218, 182), 8)]
-    rows = []
     for size, supports in cases:
         voxels = size[0] * size[1] * size[2]
         if _named(size) not in args.sizes:
@@ -82,8 +81,7 @@ def part_studies(args: argparse.Namespace) -> list[Row]:
             for name, options in (("cold", []), ("kept references", ["--reference-cache"])):
                 found = median_of([timed_detection(paths, cache, options) for _ in range(repeat)])
                 row = {"size": _named(size), "K": supports, "mode": name, **found}
-                rows.append({**row, "us_per_voxel": found["wall"] / voxels * 1e6})
-    return rows
+                yield {**row, "us_per_voxel": found["wall"] / voxels * 1e6}
 
 
 def _named(size: Sequence[int]) -> str:
@@ -174,14 +172,16 @@ def main() -> None:
     results: dict[str, list[Row]] = {}
     args.output.mkdir(parents=True, exist_ok=True)
     for part in args.parts:
-        results[part] = globals()[f"part_{part}"](args)
-        # after every part, so that an interrupted run leaves what it has
-        text = markdown(results, about)
-        (args.output / "speed.md").write_text(text, encoding="utf-8")
-        (args.output / "speed.json").write_text(
-            json.dumps({"machine": about, **results}, indent=2), encoding="utf-8"
-        )
-    print(text)
+        results[part] = []
+        for row in globals()[f"part_{part}"](args):
+            results[part].append(row)
+            print(part, ", ".join(f"{key} {_shown(value)}" for key, value in row.items()), flush=True)
+            # after every row, so that an interrupted run leaves what it has
+            text = markdown(results, about)
+            (args.output / "speed.md").write_text(text, encoding="utf-8")
+            (args.output / "speed.json").write_text(
+                json.dumps({"machine": about, **results}, indent=2), encoding="utf-8"
+            )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from D24FADLib.imaging.planes import (
     Plane,
+    canonical_view,
     default_plane,
     from_canonical,
     in_plane_spacing,
@@ -193,3 +194,11 @@ def test_spacings_by_anatomy_on_both_grids() -> None:
 def test_slice_index_outside_the_volume() -> None:
     with pytest.raises(IndexError):
         slice_index(volume((4, 4, 4), (1, 1, 1), "LPS"), Plane.AXIAL, 4)
+
+
+@pytest.mark.parametrize("components", [1, 3])
+def test_the_view_shows_the_canonical_voxels(components: int) -> None:
+    for direction in signed_permutations():
+        original = image(direction, components)
+        expected = sitk.GetArrayFromImage(to_canonical(original))
+        np.testing.assert_array_equal(canonical_view(original), expected)

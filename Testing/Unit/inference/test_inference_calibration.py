@@ -10,6 +10,7 @@ from D24FADLib.inference.calibration import (
     calibrate,
     depth_below_surface,
     depth_class,
+    findings_above,
     smooth,
     threshold_for,
 )
@@ -214,3 +215,16 @@ def test_specks_do_not_count_against_the_budget() -> None:
     maps[:, 2, 5, 5] = 9.0
     assert threshold_for(maps, 0.5, 2, neighbourhood(SHAPE)) == pytest.approx(2.0)
     assert threshold_for(maps, 0.5, 1, neighbourhood(SHAPE)) > 8.0
+
+
+@pytest.mark.parametrize("shape", [(9, 12, 11), (1, 30, 30)])
+def test_findings_are_counted_as_in_the_whole_map(shape: tuple[int, int, int]) -> None:
+    """Leaving out empty sections neither joins nor parts what touches."""
+    maps = np.random.default_rng(8).normal(size=(2, *shape)).astype(np.float32)
+    for threshold in (1.0, 1.5, 2.0):
+        for size in (1, 2):
+            expected = 0
+            for one in maps:
+                labels, _ = ndimage.label(one > threshold, neighbourhood(shape))
+                expected += int((np.bincount(labels.ravel())[1:] >= size).sum())
+            assert findings_above(maps, threshold, size, neighbourhood(shape)) == expected / 2

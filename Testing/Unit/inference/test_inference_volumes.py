@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from scipy import ndimage
 
 from D24FADLib.imaging.alignment import Alignment
 from D24FADLib.imaging.planes import Plane
-from D24FADLib.inference import appearance, fusion, mahalanobis
+from D24FADLib.inference import appearance, fusion, mahalanobis, preparation
+from D24FADLib.inference.cache import references_folder
 from D24FADLib.inference.calibration import robust_maximum
 from D24FADLib.inference.detector import detect
-from D24FADLib.inference.deviation import deviations, rim
-from D24FADLib.inference.fusion import Channel, both_sides, fuse, named
+from D24FADLib.inference.deviation import rim, usual
+from D24FADLib.inference.fusion import both_sides, fuse, named, scale_of
 from D24FADLib.inference.outputs import write_outputs
 from D24FADLib.inference.volumes import VolumeEvidence
 
@@ -39,7 +41,7 @@ def gaussian_mean(section: np.ndarray, row: float, col: float, sigma: tuple[floa
 def test_brightness_and_noise_are_those_of_the_definition(compressed: bool) -> None:
     shape = (1, 12, 15)
     v = np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
-    bright, noise = appearance.brightness_and_noise(v, GRID, PITCH, compressed)
+    (bright,), (noise,) = appearance.brightness_and_noise([v], GRID, PITCH, compressed)
     section = v[0].astype(float)
     padded = np.pad(section, 1, mode="symmetric")
     high = np.zeros_like(section)
@@ -72,13 +74,12 @@ def test_a_bias_field_is_no_brightness_and_a_scale_no_noise() -> None:
     rng = np.random.default_rng(1)
     v = (0.45 + 0.05 * ndimage.gaussian_filter(rng.normal(size=(3, 96, 96)), 1.0)).astype(np.float32)
     field = np.linspace(-0.1, 0.1, 96, dtype=np.float32)[:, None]
-    plain, noise = appearance.brightness_and_noise(v, (24, 24), PITCH, True)
-    biased, same = appearance.brightness_and_noise(v + field, (24, 24), PITCH, True)
+    (plain, biased), (noise, same) = appearance.brightness_and_noise([v, v + field], (24, 24), PITCH, True)
     middle = (slice(None), slice(8, 16), slice(8, 16))
     assert np.abs(biased - plain)[middle].max() < 0.25 * 0.2 * 8 / 24  # a quarter of the field's own change
     np.testing.assert_allclose(noise, same, atol=2e-2)
     body = np.ones(noise.shape, bool)
-    louder = appearance.brightness_and_noise(0.45 + 2 * (v - 0.45), (24, 24), PITCH, True)[1]
+    (louder,) = appearance.brightness_and_noise([0.45 + 2 * (v - 0.45)], (24, 24), PITCH, True)[1]
     np.testing.assert_allclose(appearance.centred(louder, body), appearance.centred(noise, body), atol=0.15)
 
 
@@ -86,6 +87,13 @@ def made_values(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.n
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(1 + count, 2, 4, 5)).astype(np.float32)
     return values, rng.random(values.shape[1:]) > 0.2, rng.random((count, *values.shape[1:])) > 0.2
+
+
+def deviations(
+    values: np.ndarray, body: np.ndarray, bodies: np.ndarray, least: float
+) -> tuple[np.ndarray, np.ndarray]:
+    found, own = usual(values[1:], bodies, PITCH, least)
+    return found.z(values[0], body), own
 
 
 def slow_against(x: float, others: list[float], least: int) -> float | None:
@@ -98,7 +106,7 @@ def slow_against(x: float, others: list[float], least: int) -> float | None:
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_deviations_are_those_of_the_definition(count: int) -> None:
     values, body, bodies = made_values(count)
-    z, own = deviations(values, body, bodies, PITCH, 1e-6)
+    z, own = deviations(values, body, bodies, 1e-6)
     least = count // 2  # of count - 1 others
     d, judged = np.zeros((count, 2, 4, 5)), np.zeros((count, 2, 4, 5))
     query = np.full((2, 4, 5), np.nan)
@@ -129,10 +137,10 @@ def test_deviations_are_those_of_the_definition(count: int) -> None:
 
 def test_scale_shift_and_order_do_not_matter() -> None:
     values, body, bodies = made_values(4)
-    z, own = deviations(values, body, bodies, PITCH, 1e-6)
-    np.testing.assert_allclose(deviations(3 * values + 7, body, bodies, PITCH, 1e-6)[0], z, atol=1e-3)
+    z, own = deviations(values, body, bodies, 1e-6)
+    np.testing.assert_allclose(deviations(3 * values + 7, body, bodies, 1e-6)[0], z, atol=1e-3)
     order = [2, 0, 3, 1]
-    again, permuted = deviations(values[[0, 3, 1, 4, 2]], body, bodies[order], PITCH, 1e-6)
+    again, permuted = deviations(values[[0, 3, 1, 4, 2]], body, bodies[order], 1e-6)
     np.testing.assert_allclose(again, z, atol=1e-5)
     np.testing.assert_allclose(permuted, own[order], atol=1e-5)
 
@@ -141,16 +149,18 @@ def test_identical_supports_do_not_divide_by_zero() -> None:
     values = np.zeros((4, 2, 4, 5), np.float32)
     values[0, 1, 2, 2] = 0.5
     everywhere = np.ones((3, 2, 4, 5), bool)
-    z, own = deviations(values, everywhere[0], everywhere, PITCH, 2e-3)
+    z, own = deviations(values, everywhere[0], everywhere, 2e-3)
     features = np.ones((2, 4, 3, 4, 5), np.float16)
     features[1, 0, :, 2, 2] = 2.0
     query, left_out = texture(features, everywhere, everywhere, 0.0)
-    channels = [*both_sides(("brighter", "darker"), z, own, 1.0), Channel("texture", query, left_out)]
-    fused = fuse(channels)
-    for array in (fused.query, fused.supports):
+    supports = {**both_sides(("brighter", "darker"), own), "texture": left_out}
+    scales = {kind: scale_of(one, 1.0) for kind, one in supports.items()}
+    own_map = fuse(supports, scales)[0]
+    fused = fuse({**both_sides(("brighter", "darker"), z), "texture": query}, scales)[0]
+    for array in (fused, own_map):
         assert np.isfinite(array).all()
-    assert not fused.supports.any()
-    assert np.unravel_index(fused.query.argmax(), fused.query.shape) == (1, 2, 2)
+    assert not own_map.any()
+    assert np.unravel_index(fused.argmax(), fused.shape) == (1, 2, 2)
 
 
 def texture(
@@ -206,18 +216,20 @@ def test_smoothing_in_plane_is_scipys() -> None:
 
 def test_the_fused_map_is_the_root_of_summed_squares() -> None:
     rng = np.random.default_rng(5)
-    channels = [
-        Channel(kind, *(rng.normal(size=s).astype(np.float32) for s in ((2, 9, 9), (3, 2, 9, 9))), weight)
-        for kind, weight in (("darker", 1.0), ("texture", 0.5))
-    ]
-    found = fuse(channels)
+    query, supports = (
+        {kind: rng.normal(size=shape).astype(np.float32) for kind in ("darker", "texture")}
+        for shape in ((2, 9, 9), (3, 2, 9, 9))
+    )
+    weights = {"darker": 1.0, "texture": 0.5}
+    scales = {kind: scale_of(one, weights[kind]) for kind, one in supports.items()}
+    found, parts = fuse(query, scales)
     squares = np.zeros((2, 9, 9))
-    for c in channels:
-        peak = np.mean([robust_maximum(one) for one in c.supports])
-        squares += (4 * c.weight * np.maximum(c.query, 0) / peak) ** 2
-    np.testing.assert_allclose(found.query, np.sqrt(squares), rtol=1e-4)
-    np.testing.assert_allclose(sum(p**2 for p in found.parts.values()), squares, rtol=1e-4)
-    alone = fuse(channels[:1]).supports
+    for kind, one in supports.items():
+        peak = np.mean([robust_maximum(z) for z in one])
+        squares += (4 * weights[kind] * np.maximum(query[kind], 0) / peak) ** 2
+    np.testing.assert_allclose(found, np.sqrt(squares), rtol=1e-4)
+    np.testing.assert_allclose(sum(p**2 for p in parts.values()), squares, rtol=1e-4)
+    alone = fuse({"darker": supports["darker"]}, scales)[0]
     assert np.mean([robust_maximum(s) for s in alone]) == pytest.approx(fusion.UNIT, rel=1e-4)
 
 
@@ -310,6 +322,22 @@ def test_kept_references_give_the_same(
     assert maps[1].kinds == fusion.KINDS
     one, other = (d.anomaly_map.array().ravel() for d in maps)
     assert np.corrcoef(one, other)[0, 1] > 0.9
+    # The same weights compared by other evidence need a set of their own.
+    model = with_evidence(Path(options().model), tmp_path / "texture", {"appearance": 0})
+    texture = detect(simulated.query, simulated.supports, replace(asked, model=model), reference_cache=True)
+    assert texture.kinds == (fusion.TEXTURE,)
+    assert len(list(references_folder().iterdir())) == 2
+
+
+def test_large_references_kept_in_half_precision_give_the_same(
+    simulated, options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = options(plane=Plane.AXIAL, model=with_evidence(Path(options().model), tmp_path / "m", {}))
+    usual_map = detect(simulated.query, simulated.supports, asked).anomaly_map.array()
+    monkeypatch.setattr(preparation, "_LARGE", 0)
+    halved = detect(simulated.query, simulated.supports, asked).anomaly_map.array()
+    assert not np.array_equal(halved, usual_map)
+    np.testing.assert_allclose(halved, usual_map, atol=0.1)
 
 
 def test_each_evidence_can_be_chosen(simulated, options, tmp_path: Path) -> None:
