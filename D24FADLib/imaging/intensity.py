@@ -121,8 +121,8 @@ def prepare(
 
 
 def _by_percentiles(array: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    tissue = array[mask] if mask.any() else array
-    low, high = (float(value) for value in np.percentile(_sample(tissue), _PERCENTILES))
+    tissue = _sample_of(array, mask) if mask.any() else _sample(array)
+    low, high = (float(value) for value in np.percentile(tissue, _PERCENTILES))
     if high <= low:
         low, high = float(array.min()), float(array.max())
     shown = np.zeros(array.shape, np.float32)
@@ -159,8 +159,8 @@ def match_histogram(
     """
     if not moving_mask.any() or not fixed_mask.any():
         return moving
-    source = np.percentile(_sample(moving[moving_mask]), _LANDMARKS)
-    target = np.percentile(_sample(fixed[fixed_mask]), _LANDMARKS)
+    source = np.percentile(_sample_of(moving, moving_mask), _LANDMARKS)
+    target = np.percentile(_sample_of(fixed, fixed_mask), _LANDMARKS)
     if source[-1] - source[0] < 1e-3 or target[-1] - target[0] < 1e-3:
         return moving
     slope = (target[-1] - target[0]) / (source[-1] - source[0])
@@ -190,11 +190,23 @@ def _increasing(
 
 
 def _background(array: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
-    outside = array[~mask]
-    return float(np.median(_sample(outside))) if outside.size else float(array.min())
+    outside = _sample_of(array, mask, inside=False)
+    return float(np.median(outside)) if outside.size else float(array.min())
 
 
 def _sample(values: NDArray[Any]) -> NDArray[Any]:
     """At most a million values at even steps: enough for percentiles, and the same every time."""
     flat = values.reshape(-1)
     return flat[:: max(1, flat.size // _SAMPLES)]
+
+
+def _sample_of(values: NDArray[Any], mask: NDArray[np.bool_], inside: bool = True) -> NDArray[Any]:
+    """`_sample` of the values where the mask is `inside`, without a copy of all of these."""
+    count = int(np.count_nonzero(mask))
+    step = max(1, (count if inside else mask.size - count) // _SAMPLES)
+    found, seen = [], 0
+    for part in _slabs(values):
+        some = values[part][mask[part] == inside]
+        found.append(some[-seen % step :: step])
+        seen += len(some)
+    return np.concatenate(found)

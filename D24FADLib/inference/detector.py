@@ -251,27 +251,34 @@ class _Placement:
 
     def expected_normal(self, shares: NDArray[np.float32]) -> Volume:
         """The supports blended slice by slice with their weights, in the query's own intensities."""
-        blended = np.zeros_like(self.prepared.query)
-        for support, share in zip(self.prepared.supports, shares.T, strict=True):
-            blended += support * share.reshape(-1, *[1] * (support.ndim - 1))
-        if blended.ndim == 4:
-            return self.slices(np.rint(blended * 255).astype(np.uint8), "expected_normal")
-        return self.slices(self._own_intensities(blended), "expected_normal")
+        query = self.prepared.query
+        color = query.ndim == 4
+        table = None if color else self._own_intensities()
+        made = np.empty(query.shape, np.uint8 if color else np.float32)
+        for number, share in enumerate(shares):  # a slice at a time: the supports of a large study are large
+            blended = np.zeros(query.shape[1:], np.float32)
+            for support, weight in zip(self.prepared.supports, share, strict=True):
+                blended += support[number] * weight
+            made[number] = np.rint(blended * 255) if table is None else table[_levels(blended)]
+        return self.slices(made, "expected_normal")
 
-    def _own_intensities(self, prepared: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _own_intensities(self) -> NDArray[np.float32]:
+        """The query's own intensity at each of 65,536 levels of the prepared ones."""
         from D24FADLib.imaging.planes import slices as cut
         from D24FADLib.imaging.volume import array_view
 
-        raw = np.asarray(cut(array_view(self.prepared.canonical), self.prepared.plane))
+        raw = cut(array_view(self.prepared.canonical), self.prepared.plane)
         step = max(1, raw.size // 500_000)
-        pairs = np.stack([self.prepared.query.reshape(-1)[::step], raw.reshape(-1)[::step]]).astype(
-            np.float64
-        )
+        pairs = np.stack([self.prepared.query.flat[::step], raw.flat[::step]]).astype(np.float64)
         # Preparation rises with the intensity: its inverse is read off the query's own voxels.
         level, index = np.unique(np.round(pairs[0], 3), return_inverse=True)
         means = np.bincount(index, pairs[1]) / np.bincount(index)
-        table = np.interp(np.linspace(0, 1, 2**16), level, np.maximum.accumulate(means)).astype(np.float32)
-        return table[np.rint(prepared * (2**16 - 1)).astype(np.uint16)]
+        table = np.interp(np.linspace(0, 1, 2**16), level, np.maximum.accumulate(means))
+        return table.astype(np.float32)
+
+
+def _levels(prepared: NDArray[np.float32]) -> NDArray[np.uint16]:
+    return np.rint(prepared * (2**16 - 1)).astype(np.uint16)
 
 
 def _all_shares(weights: NDArray[np.float32], prepared: Prepared) -> NDArray[np.float32]:
