@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
-from threading import Event, Semaphore
+from threading import Event
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -108,9 +108,9 @@ class Aligning(Generic[T]):
     """`align` for each support, begun at once in threads of its own, `workers` at a time (default: one per
     processor core, 8 at most). As most of it is compiled code, other threads get on with their work.
 
-    `then(number, aligned)` makes there of each what is wanted of it: aligned voxels are large, and so only a
-    few of them exist at a time, `at_a_time` where given. A context: what is not done when it is left is given
-    up. `should_cancel` is asked in those threads.
+    `then(number, aligned)` makes there of each what is wanted of it: aligned voxels are large, and so only
+    `workers` of them exist at a time. A context: what is not done when it is left is given up.
+    `should_cancel` is asked in those threads.
     """
 
     def __init__(
@@ -121,7 +121,6 @@ class Aligning(Generic[T]):
         should_cancel: Callable[[], bool] | None = None,
         workers: int | None = None,
         then: Callable[[int, AlignedSupport], T] = _as_it_is,  # type: ignore[assignment]
-        at_a_time: int | None = None,
     ) -> None:
         import os
 
@@ -135,11 +134,9 @@ class Aligning(Generic[T]):
         # Submitted first, so that no worker waits for what has not begun.
         side = self._pool.submit(_side, query.apart())
 
-        room = Semaphore(at_a_time or len(apart) or 1)
-
         def run(number: int) -> T:
             made = partial(then, number)
-            return _align(apart[number], side, Alignment(method), stop, room, made)
+            return _align(apart[number], side, Alignment(method), stop, made)
 
         self._futures = [self._pool.submit(run, number) for number in range(len(apart))]
 
@@ -197,7 +194,6 @@ def _align(
     query_side: Future[_Side],
     method: Alignment,
     should_cancel: Callable[[], bool],
-    room: Semaphore,
     then: Callable[[AlignedSupport], T],
 ) -> T:
     def check() -> None:
@@ -212,11 +208,10 @@ def _align(
     similarity, overlap = similarity_and_overlap(query.pyramid, side.pyramid, transform)
     if overlap < MIN_OVERLAP and not note:
         note = f"covers only {overlap:.0%} of the query's body"
-    with room:
-        check()
-        image, inside = _resampled(side.image, query.image, transform)
-        del side
-        return then(AlignedSupport(image, inside, transform, similarity, overlap, used, note))
+    check()
+    image, inside = _resampled(side.image, query.image, transform)
+    del side
+    return then(AlignedSupport(image, inside, transform, similarity, overlap, used, note))
 
 
 def _transform(

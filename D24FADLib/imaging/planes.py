@@ -60,16 +60,23 @@ def slice_axis(image: sitk.Image, plane: Plane) -> int:
 
 
 def to_canonical(image: sitk.Image) -> sitk.Image:
-    """The same voxels at the same places with axes in LPS order; nothing is interpolated."""
+    """The same voxels at the same places with axes in LPS order; nothing is interpolated, and an image that
+    has them so shares its memory."""
     import SimpleITK as sitk
 
+    if _signed_axes(image) == [(0, False), (1, False), (2, False)]:
+        return sitk.Image(image)
     return sitk.DICOMOrient(image, CANONICAL)
 
 
 def canonical_view(image: sitk.Image) -> NDArray[Any]:
     """The voxels of `to_canonical`, (z, y, x[, c]), without a copy."""
+    return as_canonical(array_view(image), image)
+
+
+def as_canonical(array: NDArray[Any], image: sitk.Image) -> NDArray[Any]:
+    """A view (z, y, x[, c]), in canonical order, of an array (k, j, i[, c]) on the image's own grid."""
     axes = _signed_axes(image)
-    array = array_view(image)
     rest = (3,) if array.ndim == 4 else ()
     # Array axes run k, j, i: the image's own axis n is the array's 2 - n.
     ordered = array.transpose(*(2 - own for own, _ in reversed(axes)), *rest)

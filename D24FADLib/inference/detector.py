@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from D24FADLib.errors import Cancelled
-from D24FADLib.imaging.planes import from_canonical, slice_index, unslices
+from D24FADLib.imaging.planes import as_canonical, from_canonical, slice_index, slices, unslices
 from D24FADLib.imaging.volume import Volume, VolumeOnDemand
 from D24FADLib.inference.checks import INFO, REFUSE
 from D24FADLib.inference.detection import Detection, SliceScore
@@ -211,14 +211,15 @@ class _Placement:
         import torch
         import torch.nn.functional as F
 
-        slices_ = np.zeros(self.prepared.query.shape[:3], np.float32)
-        part = slices_[self.prepared.box]
-        size = part.shape[1:]
-        for start in range(0, len(part), 64):  # bounded memory for large volumes
-            chunk = torch.from_numpy(np.ascontiguousarray(grid[start : start + 64]))[:, None]
-            up = F.interpolate(chunk, size, mode="bilinear", align_corners=True)[:, 0]
-            part[start : start + 64] = up.numpy()
-        return self.slices(slices_, name)
+        def fill(made: NDArray[Any]) -> None:
+            part = made[self.prepared.box]
+            size = part.shape[1:]
+            for start in range(0, len(part), 64):  # bounded memory for large volumes
+                chunk = torch.from_numpy(np.ascontiguousarray(grid[start : start + 64]))[:, None]
+                up = F.interpolate(chunk, size, mode="bilinear", align_corners=True)[:, 0]
+                part[start : start + 64] = up.numpy()
+
+        return self._filled(fill, np.float32, name)
 
     def per_slice(self, values: NDArray[np.float32], name: str) -> Volume:
         """One value a slice; where the comparison ran on another grid, a voxel has its nearest slice's."""
@@ -235,18 +236,35 @@ class _Placement:
     @cached_property
     def numbers(self) -> Volume:
         """The slice that each of the query's voxels was compared in, uint16."""
-        shape = self.prepared.query.shape[:3]
-        numbers = np.arange(shape[0], dtype=np.uint16)[:, None, None]
-        return self.slices(np.broadcast_to(numbers, shape), "numbers", True)
 
-    def slices(self, array: NDArray[Any], name: str, per_slice: bool = False) -> Volume:
+        def fill(made: NDArray[Any]) -> None:
+            made[...] = np.arange(len(made), dtype=np.uint16)[:, None, None]
+
+        return self._filled(fill, np.uint16, "numbers", True)
+
+    def _filled(
+        self,
+        fill: Callable[[NDArray[Any]], None],
+        dtype: DTypeLike,
+        name: str,
+        per_slice: bool = False,
+        color: bool = False,
+    ) -> Volume:
+        """A volume on the query's grid; `fill` writes slices (n, rows, cols[, 3]) of the grid of comparison,
+        zeros to begin with. `per_slice`: see `Home`."""
         import SimpleITK as sitk
 
-        canonical = np.ascontiguousarray(unslices(array, self.prepared.plane))
-        image = sitk.GetImageFromArray(canonical, isVector=canonical.ndim == 4)
-        image.CopyInformation(self.prepared.canonical)
-        if self.prepared.home is not None:
-            image = self.prepared.home.bring(image, per_slice)
+        prepared = self.prepared
+        if prepared.home is None:  # straight into the query's own order
+            own = np.zeros(self.query.array().shape[: 4 if color else 3], dtype)
+            fill(slices(as_canonical(own, self.query.image), prepared.plane))
+            return self.query.with_array(own, name)
+        made = np.zeros(prepared.query.shape[: 4 if color else 3], dtype)
+        fill(made)
+        image = sitk.GetImageFromArray(np.ascontiguousarray(unslices(made, prepared.plane)))
+        del made  # each of these is as large as the study
+        image.CopyInformation(prepared.canonical)
+        image = prepared.home.bring(image, per_slice)
         return Volume(from_canonical(image, self.query.image), name, self.query.info)
 
     def expected_normal(self, shares: NDArray[np.float32]) -> Volume:
@@ -254,20 +272,21 @@ class _Placement:
         query = self.prepared.query
         color = query.ndim == 4
         table = None if color else self._own_intensities()
-        made = np.empty(query.shape, np.uint8 if color else np.float32)
-        for number, share in enumerate(shares):  # a slice at a time: the supports of a large study are large
-            blended = np.zeros(query.shape[1:], np.float32)
-            for support, weight in zip(self.prepared.supports, share, strict=True):
-                blended += support[number] * weight
-            made[number] = np.rint(blended * 255) if table is None else table[_levels(blended)]
-        return self.slices(made, "expected_normal")
+
+        def fill(made: NDArray[Any]) -> None:
+            for number, share in enumerate(shares):  # the supports of a large study are large
+                blended = np.zeros(query.shape[1:], np.float32)
+                for support, weight in zip(self.prepared.supports, share, strict=True):
+                    blended += support[number] * weight
+                made[number] = np.rint(blended * 255) if table is None else table[_levels(blended)]
+
+        return self._filled(fill, np.uint8 if color else np.float32, "expected_normal", color=color)
 
     def _own_intensities(self) -> NDArray[np.float32]:
         """The query's own intensity at each of 65,536 levels of the prepared ones."""
-        from D24FADLib.imaging.planes import slices as cut
         from D24FADLib.imaging.volume import array_view
 
-        raw = cut(array_view(self.prepared.canonical), self.prepared.plane)
+        raw = slices(array_view(self.prepared.canonical), self.prepared.plane)
         step = max(1, raw.size // 500_000)
         pairs = np.stack([self.prepared.query.flat[::step], raw.flat[::step]]).astype(np.float64)
         # Preparation rises with the intensity: its inverse is read off the query's own voxels.

@@ -11,10 +11,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import Lock
 
 from D24FADLib.errors import OutputError
+from D24FADLib.imaging.volume import Volume, VolumeOnDemand
 from D24FADLib.imaging.writing import SegmentDescription, write_segmentation, write_volume
 from D24FADLib.inference.detection import Detection
 from D24FADLib.inference.fusion import KINDS
@@ -74,7 +76,13 @@ def write_outputs(
         with ThreadPoolExecutor(2) as pool:
             drawn = pool.submit(_draw, detection, aside / "overview.png")
             paths = [aside / f"{role}.nrrd" for role in volumes]
-            written = pool.map(write_volume, volumes.values(), paths, [compress] * len(paths))
+            one_made = Lock()  # of large studies two would be much memory
+
+            def write(volume: Volume, path: Path) -> None:
+                with one_made if isinstance(volume, VolumeOnDemand) else nullcontext():
+                    write_volume(volume, path, compress)
+
+            written = pool.map(write, volumes.values(), paths)
             for done in range(len(volumes)):
                 if progress:
                     progress(done, total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -179,10 +179,12 @@ class Preparing:
         self._kinds = [guess_modality(support) for support in supports]
         self._large = int(np.prod(query.size)) > _LARGE
         self.query: Future[_Query] = Future()
-        own = query.apart()  # before any thread looks into its voxels
+        # once for both of its threads, and before either begins
+        canonical = replace(query, image=to_canonical(query.image))
+        own = canonical.apart()
         self._aligning = Aligning(
-            supports, query, align or _usual(query), should_cancel, None, self._matched,
-            1 if self._large else None,
+            supports, canonical, align or _usual(query), should_cancel, 1 if self._large else None,
+            self._matched,
         )  # fmt: skip
         self._pool = ThreadPoolExecutor(1)
         self._pool.submit(self._prepare, own)
