@@ -7,7 +7,13 @@ noise: standard deviation of the diagonal Haar detail, by its median absolute de
 detail: root mean square of the difference between the image and itself smoothed by two pixels, less the
     noise, over the same range. Motion and defocus lower it.
 
-Of one protocol both vary by less than a factor of two; see Docs/trust.md for what was measured.
+How far is too far follows the references of a volume: a further study of theirs lies beyond
+
+    exp(t sd sqrt(1 + pi / (2 K)))   t: 99.5 % of Student's t with K - 1 degrees of freedom; sd: of their logs
+
+times their median in about one case of 200, but a factor of 1.5 never counts as too much, and 3 (noise) or
+0.4 (detail) always do. Fewer than three references do not tell, nor do pictures, whose compression makes
+noise jump (9 % of normal chest X-rays would be called noisy): there those two limits hold.
 """
 
 from __future__ import annotations
@@ -17,16 +23,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, special
 
 from D24FADLib.imaging.planes import Plane, slices, to_canonical
 from D24FADLib.imaging.volume import Volume, array_view
 from D24FADLib.inference.checks import QUERY, REFUSE, WARN, Check
 
-NOISIER = 3.0  # times the references' median noise
-BLURRED = 0.4  # of the references' median detail
+NOISIER, BLURRED = 3.0, 0.4  # of what the references have: too much in any case
+_ALIKE = 1.5  # a factor that says nothing
+_CONFIDENCE = 0.995
 _SLICES = 8
 _LEAST_NOISE = 2e-3  # of the range: less is rounding
+_FAINT = 5e-3  # of the range: differences below it cannot be seen
 _LEAST_FILLED = 0.01  # of the voxels
 
 
@@ -74,6 +82,7 @@ def check_quality(query: Volume, supports: Sequence[Volume], plane: Plane) -> li
     """The query against its references, each reference against the others, and whether the query is empty."""
     volumes = [query, *supports]
     measured = [measure(v, plane) for v in volumes]
+    telling = 3 if not query.is_single_image else len(volumes)  # references whose spread tells a limit
     found = []
     if measured[0].filled < _LEAST_FILLED:
         found.append(
@@ -87,13 +96,13 @@ def check_quality(query: Volume, supports: Sequence[Volume], plane: Plane) -> li
         others = [m for j, m in enumerate(measured[1:], start=1) if j != n]
         if not others or own.filled < _LEAST_FILLED:
             continue
-        noise = own.noise / max(float(np.median([m.noise for m in others])), _LEAST_NOISE)
-        detail = own.detail / max(float(np.median([m.detail for m in others])), _LEAST_NOISE)
+        noise, noisier = _against(own.noise, [m.noise for m in others], NOISIER, telling)
+        detail, sharper = _against(own.detail, [m.detail for m in others], 1 / BLURRED, telling)
         for code, wrong, what, value in (
-            ("noise", noise > NOISIER, f"{noise:.1f} times as noisy", noise),
+            ("noise", noise > noisier, f"{noise:.1f} times as noisy", noise),
             (
                 "blur",
-                detail < BLURRED and noise <= NOISIER,
+                detail < 1 / sharper and noise <= noisier,
                 f"blurred or moved ({detail:.0%} of the fine detail)",
                 detail,
             ),
@@ -105,3 +114,15 @@ def check_quality(query: Volume, supports: Sequence[Volume], plane: Plane) -> li
                 )
                 found.append(Check(code, WARN, subject, text, value))
     return found
+
+
+def _against(own: float, others: Sequence[float], most: float, telling: int) -> tuple[float, float]:
+    """How many times the others' median, and the factor either way from which on that is too far; `most`
+    where fewer than `telling` others are there."""
+    middle = max(float(np.median(others)), _LEAST_NOISE)
+    if len(others) < telling or max(own, middle) < _FAINT:
+        return own / middle, most
+    spread = float(np.log(np.maximum(others, _LEAST_NOISE)).std(ddof=1))
+    t = float(special.stdtrit(len(others) - 1, _CONFIDENCE))
+    usual = t * spread * np.sqrt(1 + np.pi / 2 / len(others))
+    return own / middle, float(np.exp(np.clip(usual, np.log(_ALIKE), np.log(most))))

@@ -129,6 +129,21 @@ def test_noise_and_blur_are_told_apart() -> None:
     assert ("noise", 2) in codes(check_quality(query, [supports[0], noisy, *supports[2:]], Plane.AXIAL))
 
 
+def slab(seed: int, texture: float) -> Volume:
+    return volume(np.concatenate([anatomy(10 * seed + n, texture=texture) for n in range(3)]), f"v{seed}")
+
+
+def test_how_much_noise_is_too_much_follows_the_references_of_a_volume() -> None:
+    noisy, picture = slab(9, 0.07), volume(anatomy(9, texture=0.07), "picture")
+    alike = [slab(seed, 0.03) for seed in range(4)]
+    unlike = [slab(seed, texture) for seed, texture in enumerate((0.015, 0.03, 0.05, 0.07))]
+    assert codes(check_quality(noisy, alike, Plane.AXIAL)) == [("noise", "query")]
+    assert ("noise", "query") not in codes(check_quality(noisy, unlike, Plane.AXIAL))
+    assert ("noise", "query") not in codes(check_quality(picture, study(4), Plane.AXIAL))
+    for seed in range(10, 30):  # of the same protocol
+        assert check_quality(slab(seed, 0.03), alike, Plane.AXIAL) == []
+
+
 @pytest.mark.parametrize("value", [0.0, 7.0])
 def test_an_empty_study_is_refused(value: float) -> None:
     _, *supports = study(4)
