@@ -101,6 +101,7 @@ class OutcomeReader:
             withheld=record.withheld(self._named),
             unusual=record.unusual(),
             explanations=record.explanations(),
+            fused=bool(record.find("map_kinds", [])),
         )
 
     def _leastVoxels(self, milliliters):

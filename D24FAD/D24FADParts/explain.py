@@ -112,6 +112,10 @@ def _percent(share):
 def finding(number, weights, said, names):
     """Why a finding is one. `weights` as `Results.judgedBy` gives, `said` as `Results.explanationOf`."""
     lines = []
+    if said.get("departsBy"):
+        kinds = _kinds()
+        how = ", ".join(kinds.get(kind, kind) for kind in said["departsBy"])
+        lines.append(_("Compared with the references it is {how}.").format(how=how))
     if said.get("falsePositives") is not None:
         text = _("A normal study has {count} findings as strong on average.")
         lines.append(text.format(count=f"{said['falsePositives']:.2g}"))
@@ -127,6 +131,16 @@ def finding(number, weights, said, names):
         text = _("Difference in fine, middle, coarse detail: {fine}, {middle}, {coarse}.")
         lines.append(text.format(fine=fine, middle=middle, coarse=coarse))
     return "\n".join(lines)
+
+
+def _kinds():
+    return {
+        "brighter": _("brighter"),
+        "darker": _("darker"),
+        "noisier": _("noisier"),
+        "blander": _("blander"),
+        "texture": _("of another texture"),
+    }
 
 
 def duration(seconds):

@@ -48,6 +48,7 @@ class Outcome:
     withheld: str = ""  # why the detector gives no findings, where it does not
     unusual: tuple = (None, None)  # shares of normal studies that score as high, as low
     explanations: list = field(default_factory=list)  # runrecord.Explanation of the detector's findings
+    fused: bool = False  # whether several kinds of evidence make up the map, whose unit is its own then
 
 
 class Results:
@@ -79,7 +80,7 @@ class Results:
     @property
     def about(self):
         """{threshold, calibrated, plane, score, warnings, lowest, highest, leastVoxels, budget, references,
-        withheld, unusual, explanations} of the run."""
+        withheld, unusual, explanations, fused} of the run."""
         return settings.getJson(self._node, "Result", {})
 
     @property
@@ -107,7 +108,7 @@ class Results:
 
     @property
     def unit(self):
-        return _("SD") if self.about.get("calibrated") else ""
+        return _("SD") if self.about.get("calibrated") and not self.about.get("fused") else ""
 
     def judgedBy(self, finding):
         """[(reference, its weight in the finding's slice)], the weightiest first; [] where unknown."""
@@ -169,6 +170,7 @@ class Results:
                 "withheld": outcome.withheld,
                 "unusual": outcome.unusual,
                 "explanations": [asdict(explanation) for explanation in outcome.explanations],
+                "fused": outcome.fused,
             },
         )
         yield

@@ -22,12 +22,14 @@ class ReferenceOutcome:
 @dataclass(frozen=True)
 class Explanation:
     """Why a finding is one. `falsePositives`: findings as strong in a normal study, on average; `residuals`:
-    the difference at fine, middle and coarse detail; `nearest`: the reference most like it there, from 0."""
+    the difference at fine, middle and coarse detail; `nearest`: the reference most like it there, from 0;
+    `departsBy`: of volumes, what it rests on ("darker", "texture", ...), the strongest first."""
 
     peakPlace: tuple  # world RAS
     falsePositives: float | None = None
     residuals: tuple = ()
     nearest: int | None = None
+    departsBy: tuple = ()
 
 
 @dataclass
@@ -84,6 +86,7 @@ class RunRecord:
                         finding.get("false_positives"),
                         tuple(float(value) for value in finding.get("residuals") or ()),
                         int(nearest) - 1 if nearest else None,
+                        tuple(str(kind) for kind in finding.get("departs_by") or ()),
                     )
                 )
         return found

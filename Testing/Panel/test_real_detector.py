@@ -124,6 +124,8 @@ def test_the_demo_study_by_clicks(panel, host, temp, screenshot, quiet_log, mode
     assert all(b"encoding: raw" in path.read_bytes()[:2000] for path in written if ".seg" not in path.name)
     assertSameFindings(panel.logic, tmp_path / "output")
     ui.findingsTable.selectRow(0)
+    assert "Compared with the references it is brighter" in ui.findingLabel.text
+    assert not ui.countLabel.text.endswith("SD.")  # the fused map has a unit of its own
     screenshot(ui.findingsButton, "tutorial-4-findings")
     panel.logic.showResults()
     for layer, name in (("map", "9-real-views"), ("expected", "tutorial-6-expected"), ("map", "")):

@@ -67,6 +67,23 @@ def test_refusals_that_one_goes_on_with_withhold_nothing(host, module):
     assert RunRecord({}, {"checks": checks, "options": {"unsuitable_anyway": True}}).withheld() == ""
 
 
+def test_a_finding_says_what_it_rests_on(host, module):
+    from dataclasses import asdict
+
+    from D24FADParts import explain
+    from D24FADParts.runrecord import RunRecord
+
+    findings = [
+        {"peak_ras": [1, 2, 3], "departs_by": ["darker", "texture"]},
+        {"peak_ras": [4, 5, 6], "departs_by": []},
+    ]
+    volume, picture = (asdict(said) for said in RunRecord({}, {"findings": findings}).explanations())
+    assert (
+        explain.finding(3, [], volume, []) == "Compared with the references it is darker, of another texture."
+    )
+    assert explain.finding(3, [], picture, []) == ""
+
+
 def test_a_duration_is_coarse(host, module):
     from D24FADParts import explain
 
