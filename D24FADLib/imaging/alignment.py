@@ -94,8 +94,7 @@ def align(
     in both headers. rigid, affine: registered, starting from wherever the two agree best. A registration
     that fails (less than 30 % of the query's body covered, a volume change outside 0.6 to 1.7, less
     agreement than without it) falls back from affine to even scaling to rigid to position and says so in
-    `note`. Raises
-    Cancelled. The same input gives the same bits.
+    `note`. Raises Cancelled. The same input gives the same bits.
     """
     return align_all([support], query, method, None, should_cancel, 1)[0]
 
@@ -133,12 +132,10 @@ class Aligning(Generic[T]):
         apart = [support.apart() for support in supports]
         # Submitted first, so that no worker waits for what has not begun.
         side = self._pool.submit(_side, query.apart())
-
-        def run(number: int) -> T:
-            made = partial(then, number)
-            return _align(apart[number], side, Alignment(method), stop, made)
-
-        self._futures = [self._pool.submit(run, number) for number in range(len(apart))]
+        self._futures = [
+            self._pool.submit(_align, support, side, Alignment(method), stop, partial(then, number))
+            for number, support in enumerate(apart)
+        ]
 
     def __enter__(self) -> Aligning[T]:
         return self

@@ -82,7 +82,6 @@ def _gray(image: sitk.Image) -> sitk.Image:
 
 def _shrunk(gray: sitk.Image) -> sitk.Image:
     """Block averages of about 3 mm; a single image's pixels have no known size, so it goes to ~128 pixels."""
-
     size = gray.GetSize()
     if min(size) == 1:
         factors = [max(1, round(count / 128)) for count in size]

@@ -395,11 +395,12 @@ def learn_normal(
     pitch = pitch_of(prepared, (0, *bodies.shape[2:]))
     across = min(WIDTH * (pitch[1] + pitch[2]) / 2 / pitch[0], MOST_SLICES)
     judged = bodies & (reach.sum(axis=0) > 1)
-    texture = _fitted(features, torch.from_numpy(reach), torch.from_numpy(judged), across)
-    return learn(evidence, texture, looks, bodies, judged, pitch)
+    texture, own = _fitted(features, torch.from_numpy(reach), torch.from_numpy(judged), across)
+    left_out = np.where(judged, own.cpu().numpy(), np.nan).astype(np.float32)
+    return learn(evidence, texture, left_out, looks, bodies, pitch)
 
 
-def _fitted(features: Tensor, reach: Tensor, judged: Tensor, sigma: float) -> Fitted:
+def _fitted(features: Tensor, reach: Tensor, judged: Tensor, sigma: float) -> tuple[Fitted, Tensor]:
     """`mahalanobis.fit`, on the processor where the features' device has no room for it."""
     try:
         return fit(features, reach, judged, sigma)

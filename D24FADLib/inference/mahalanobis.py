@@ -39,22 +39,17 @@ class Fitted:
     """What a query is measured against; all float32, on one device.
 
     whiten (C, C): W of S^-1 = W'W. mean (n, C, h, w): of the supports' smoothed features, whitened. widened
-    (n, h, w): factor of the query's distance. left_out (K, n, h, w): r of each support against the others.
-    sigma: of the smoothing across slices, in slices.
+    (n, h, w): factor of the query's distance. sigma: of the smoothing across slices, in slices.
     """
 
     whiten: Tensor
     mean: Tensor
     widened: Tensor
-    left_out: Tensor
     sigma: float
 
     def on(self, device: torch.device) -> Fitted:
         """The same there."""
-        return Fitted(
-            self.whiten.to(device), self.mean.to(device), self.widened.to(device), self.left_out.to(device),
-            self.sigma,
-        )  # fmt: skip
+        return Fitted(self.whiten.to(device), self.mean.to(device), self.widened.to(device), self.sigma)
 
     @torch.inference_mode()
     def distance(self, features: Tensor) -> Tensor:
@@ -67,8 +62,9 @@ class Fitted:
 
 
 @torch.inference_mode()
-def fit(supports: Tensor, reach: Tensor, judged: Tensor, sigma: float) -> Fitted:
-    """From the supports' features (n, K, C, h, w), K >= 2, smoothed in plane.
+def fit(supports: Tensor, reach: Tensor, judged: Tensor, sigma: float) -> tuple[Fitted, Tensor]:
+    """From the supports' features (n, K, C, h, w), K >= 2, smoothed in plane; and r of each of them against
+    the others, (K, n, h, w).
 
     reach: (K, n, h, w) bool, where each support shows anything; judged: (K, n, h, w) bool, where support k
     and others have body (S is taken there). sigma: see `Fitted`.
@@ -98,7 +94,7 @@ def fit(supports: Tensor, reach: Tensor, judged: Tensor, sigma: float) -> Fitted
         mean[part] = _whitened(whiten, mean[part])
     few = reach.sum(0).clamp_min(2).float()
     widened = ((1 + 1 / (few - 1)) / (1 + 1 / few)).sqrt()
-    return Fitted(whiten, mean, widened, left_out, sigma)
+    return Fitted(whiten, mean, widened, sigma), left_out
 
 
 def _from_others(slab: Tensor, reach: Tensor, mean: Tensor | None = None) -> Iterator[Tensor]:

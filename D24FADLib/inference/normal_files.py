@@ -45,6 +45,6 @@ def read_normal(folder: Path) -> NormalVolume | None:
             Usual(**{field.name: kept[f"value{number}_{field.name}"] for field in fields(Usual)})
             for number in range(numbers["values"])
         )
-    texture = Fitted(whiten, mean, widened, torch.from_numpy(own["left_out"]), float(numbers["sigma"]))
+    texture = Fitted(whiten, mean, widened, float(numbers["sigma"]))
     fitted = Calibration(**calibration, support_scores=own["support_scores"])
     return NormalVolume(texture=texture, calibration=fitted, values=values, scales=numbers["scales"], **own)

@@ -99,14 +99,13 @@ class NormalVolume:
 def learn(
     evidence: VolumeEvidence,
     texture: Fitted,
+    left_out: Array,
     appearance: Sequence[Array],
     bodies: Mask,
-    judged: Mask,
     pitch_mm: Pitch,
 ) -> NormalVolume:
-    """From the references' features, brightness and noise, (K, n, h, w), as `appearance_of`. bodies: where
-    they have tissue; judged: where others reach as well; (K, n, h, w) both."""
-    left_out = np.where(judged, texture.left_out.cpu().numpy(), np.nan).astype(np.float32)
+    """From the references' features, `left_out` as `NormalVolume` has it, their brightness and noise, as
+    `appearance_of`, and where they have tissue; (K, n, h, w) each."""
     # Other organs' pictures say nothing about the distances of aligned volumes' features.
     calibration = calibrate(left_out, pitch_mm)
     depth = np.min(side_by_side(lambda body: depth_below_surface(body, pitch_mm), bodies), axis=0)

@@ -167,8 +167,8 @@ def texture(
     features: np.ndarray, reach: np.ndarray, judged: np.ndarray, sigma: float
 ) -> tuple[np.ndarray, np.ndarray]:
     stack = torch.from_numpy(features)
-    fitted = mahalanobis.fit(stack[:, 1:], torch.from_numpy(reach), torch.from_numpy(judged), sigma)
-    return fitted.distance(stack[:, 0]).numpy(), fitted.left_out.numpy()
+    fitted, own = mahalanobis.fit(stack[:, 1:], torch.from_numpy(reach), torch.from_numpy(judged), sigma)
+    return fitted.distance(stack[:, 0]).numpy(), own.numpy()
 
 
 @pytest.mark.parametrize(("count", "sigma"), [(2, 0.0), (4, 0.0), (4, 1.2)])
