@@ -108,6 +108,7 @@ class Prepared:
     def forget_supports(self) -> None:
         """Let go of the supports' voxels once they have served: most of what a large study needs."""
         self.supports = self.covered = self.support_bodies = ()
+        self.references = None
 
     def support_body_on(self, grid: tuple[int, int]) -> NDArray[np.bool_]:
         """(K, n, h, w): each support's body in the box, on a feature grid."""

@@ -74,14 +74,15 @@ def ours(
     device = query.device
     encoder = choose_encoder("auto", model, device, None, precision, workers_on(device))
     comparer = Comparer(model, Evidence(1.0, 0.0), device, encoder)
-    batch = BATCH if device.type == "cpu" else default_batch(device, 1 + len(supports))
+    batch = default_batch(device, 1 if kept else 1 + len(supports))
     images = torch.cat([query[None], supports])
     height, width = query.shape[-2] // 4, query.shape[-1] // 4
     reach = torch.ones(len(supports), len(query), height, width, dtype=torch.bool)
     known = None
     if kept:
         with torch.inference_mode():
-            features = [f.unflatten(0, supports.shape[:2]) for f in encoder(supports.flatten(0, 1))]
+            student = encoder(supports.flatten(0, 1))[3:]
+            features = [f.unflatten(0, supports.shape[:2]) for f in student]
         # slices first, on the CPU, as `ReferenceSet` has them
         known = Resident([f.transpose(0, 1).half().cpu().numpy() for f in features])
 
