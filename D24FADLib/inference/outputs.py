@@ -116,13 +116,16 @@ def _draw(detection: Detection, path: Path) -> None:
 
 @contextmanager
 def _written_aside(folder: Path, complete: Callable[[], None] | None) -> Iterator[Path]:
-    """A hidden folder beside the output; its files move over, all of them, when the body ends well."""
+    """A hidden folder in the output or, where that is not there yet, beside it; its files move over, all of
+    them, when the body ends well. Never beside a folder that is there: it may be another file system, or one
+    that the user may not write to."""
     aside: Path | None = None
     try:
         try:
             with undisturbed():
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                aside = Path(tempfile.mkdtemp(prefix=".d24fad-", dir=folder.parent))
+                near = folder if folder.is_dir() else folder.parent
+                near.mkdir(parents=True, exist_ok=True)
+                aside = Path(tempfile.mkdtemp(prefix=".d24fad-", dir=near))
         except OSError as error:
             raise OutputError(f"{folder.name}: cannot be created ({error.strerror})") from None
         try:
