@@ -140,7 +140,10 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
 
     options = options_from(args)
     check_output_folder(args.output, args.overwrite)
+    detect_options.check_options(args)
     query, supports, query_files = read_inputs(args, reporter)
+    if args.dicom_output:
+        detect_options.require_dicom(query_files)
     detection = detect(query, supports, options, progress=reporter.progress)
     files = write_outputs(
         detection,

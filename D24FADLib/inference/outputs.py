@@ -36,10 +36,15 @@ _FINDING_COLUMNS = (
 
 def check_output_folder(folder: Path, overwrite: bool) -> None:
     """Raise OutputError before the work rather than after it."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder.name}: is a file; choose a folder for the results")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise OutputError(f"{folder.name}: not empty; choose another folder or say --overwrite")
+    require_place(folder)
+
+
+def require_place(folder: Path) -> None:
+    """Raise OutputError unless the folder can be made or written in."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder.name}: is a file; choose a folder for the results")
     parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not parent.is_dir():
         raise OutputError(f"{folder.name}: {parent.name} is a file; choose another folder for the results")

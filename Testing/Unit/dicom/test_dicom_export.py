@@ -24,7 +24,7 @@ from dicom_factory import (
     write_series,
 )
 
-from D24FADLib.dicom.export import KINDS, Exported, export_detection
+from D24FADLib.dicom.export import KINDS, Exported, check_export, export_detection
 from D24FADLib.dicom.series import read_files
 from D24FADLib.errors import InputError, OutputError
 from D24FADLib.imaging.volume import Volume
@@ -443,6 +443,19 @@ def test_the_same_folder_again_replaces_the_files(tmp_path: Path) -> None:
         p.name for p in second.files.values()
     )
     assert pydicom.dcmread(second.files["seg"]).SOPInstanceUID != before
+
+
+def test_what_an_earlier_run_left_goes(tmp_path: Path) -> None:
+    """A segmentation of another run beside this one's map would be sent along with it."""
+    _, detection, paths = export(tmp_path, SeriesSpec(phantom()))
+    (tmp_path / "out" / "other.dcm").write_text("not ours")
+    with pytest.raises(OutputError, match="holds DICOM results already; choose another folder or say"):
+        check_export(tmp_path / "out", KINDS, overwrite=False)
+    check_export(tmp_path / "out", KINDS, overwrite=True)
+    clean = dataclasses.replace(detection, findings=(), labels=np.zeros_like(detection.labels))
+    second = export_detection(clean, paths, tmp_path / "out", ["seg", "map"])
+    assert set(second.files) == {"map"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {second.files["map"].name, "other.dcm"}
 
 
 def test_nothing_is_written_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
