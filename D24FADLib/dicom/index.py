@@ -299,7 +299,9 @@ def _shared_uids(entries: list[SeriesEntry]) -> list[Problem]:
     for entry in entries:
         seen[entry.uid] = seen.get(entry.uid, 0) + 1
     return [
-        Problem(f"series {uid}", f"is claimed by {count} patients or studies; each is listed on its own", 1)
+        Problem(
+            f"series {uid}", f"is claimed by {count} patients or studies; each is listed on its own", used=True
+        )
         for uid, count in seen.items()
         if count > 1
     ]
@@ -310,6 +312,7 @@ def _local(entries: list[SeriesEntry]) -> list[Problem]:
         Problem(
             f"series {entry.uid}",
             f"{len(entry.files)} files without a SeriesInstanceUID; this one is made up",
+            used=True,
         )
         for entry in entries
         if entry.local

@@ -218,6 +218,9 @@ def test_two_patients_with_one_series_uid_are_kept_apart(tmp_path: Path) -> None
     catalog = index_folder(tmp_path, ":memory:")
     assert sorted(e.slices for e in catalog.series) == [3, 4]
     assert any("claimed by 2" in p.reason for p in catalog.problems)
+    assert not any("not used" in note for note in catalog.notes())
+    with pytest.raises(InputError, match="2 patients or studies claim series"):
+        catalog.read(one.series_uid)
 
 
 @pytest.mark.parametrize(
