@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from D24FADLib import __version__
 from D24FADLib.commands.progress import Reporter
 from D24FADLib.errors import InputError
+from D24FADLib.inference.cache import cache_folder
 from D24FADLib.inference.options import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from D24FADLib.benchmark.students import Students
     from D24FADLib.benchmark.volumes import VolumeResults
 
-DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "d24fad" / "benchmark"
+DEFAULT_CACHE = cache_folder() / "benchmark"
 IMAGES, DRAWS, PAPER_STEPS, SIZES = 60, 5, 200, (128, 256)
 QUICK_IMAGES, QUICK_DRAWS, QUICK_STEPS, QUICK_SIZES = 20, 2, 30, (128,)
 

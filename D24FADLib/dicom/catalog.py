@@ -158,8 +158,8 @@ class Catalog:
         found = [entry for entry in self.series if entry.uid == series_uid]
         if len(found) > 1:
             raise InputError(
-                f"{self.name}: {len(found)} patients or studies claim series {series_uid}. Give a folder that "
-                "holds the files of one of them."
+                f"{self.name}: {len(found)} patients or studies claim series {series_uid}. Give a "
+                "folder that holds the files of one of them."
             )
         if found:
             return found[0]

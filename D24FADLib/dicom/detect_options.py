@@ -68,7 +68,7 @@ def read_inputs(args: argparse.Namespace, progress: Progress | None = None) -> D
             "--dicom needs --query-series UID and --support-series UID ...; `d24fad series FOLDER` lists "
             "them."
         )
-    catalog = open_library(args.dicom, None, progress)
+    catalog = open_library(args.dicom, ":memory:" if args.no_cache else None, progress)
     entries = [catalog.find(uid) for uid in (args.query_series, *args.support_series)]
     names = ["query", *(f"reference {n}" for n in range(1, len(entries)))]
     # The detector judges voxels too; what the headers refuse is said before any pixel is read.

@@ -61,6 +61,13 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     path = Path(path)
     name = path.name or path.resolve().name
     try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # a name in an older encoding would bring ITK down
+        raise InputError(
+            f"{name.encode(errors='replace').decode()}: its name, or that of a folder that it lies in, is "
+            "not in UTF-8. Rename it."
+        ) from error
+    try:
         _require_readable_file(path)
         volume = _read_file(path)
     except PermissionError as error:

@@ -256,6 +256,49 @@ def test_a_patients_name_reaches_no_output(arguments, simulated, tmp_path: Path,
     assert str(tmp_path) not in written["run.json"].decode()
 
 
+def test_a_user_without_a_home(tmp_path: Path) -> None:
+    """As in a container that runs as a bare number: nothing is kept, everything else works."""
+    write = "import pwd\n\ndef nobody(number):\n    raise KeyError(number)\n\npwd.getpwuid = nobody\n"
+    (tmp_path / "sitecustomize.py").write_text(write)
+    bare = {k: v for k, v in ENVIRONMENT.items() if k not in ("HOME", "XDG_CACHE_HOME")}
+    bare["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{bare['PYTHONPATH']}"
+    (tmp_path / "in").mkdir()
+    for words, code, says in (
+        (["info", "--json"], 0, '"folder": "/dev/null/d24fad"'),
+        (["series", "in"], 0, "0 series"),
+        (["train", "none", "--output", "model"], 2, "none: no such folder"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "D24FADLib", *words],
+            cwd=tmp_path, env=bare, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert says in done.stdout + done.stderr
+
+
+def test_a_cache_that_cannot_be_written_gets_no_trace(tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "data" / "train_normal").mkdir(parents=True)
+    for number in range(8):
+        pixels = np.random.default_rng(number).integers(0, 255, (64, 64), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "data" / "train_normal" / f"{number}.png")
+    words = ["train", str(tmp_path / "data"), "--output", str(tmp_path / "model"), "--steps", "1"]
+    assert main([*words, "--cache", str(tmp_path / "file"), "--accelerator", "cpu"]) == 2
+    assert "file: File exists. Choose another place" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_gets_no_trace(tmp_path: Path) -> None:
+    """As in `d24fad info | head -0`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "D24FADLib", "info"]
+    done = subprocess.run(
+        words, cwd=tmp_path, env=ENVIRONMENT, stdout=writing, stderr=subprocess.PIPE, timeout=120
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 def test_info_lists_models_and_devices(capsys) -> None:
     from D24FADLib.inference.models import embedded_models
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,10 +148,11 @@ def _cut(path: Path, keep: float, compress: bool) -> None:
 
 
 def _flipped_bit(path: Path) -> None:
-    sitk.WriteImage(an_image(size=(40, 30, 20)), str(path))
-    data = bytearray(path.read_bytes())
+    sitk.WriteImage(an_image(size=(40, 30, 20)), str(path), useCompression=True)
+    held = path.with_suffix(".zraw") if path.suffix == ".mhd" else path
+    data = bytearray(held.read_bytes())
     data[len(data) // 2] ^= 0x55
-    path.write_bytes(data)
+    held.write_bytes(data)
 
 
 def _with_values(path: Path, value: float, count: int) -> None:
@@ -195,6 +197,9 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ("cut.nii.gz", lambda p: _cut(p, 0.7, True), "cut off"),
     ("cut head.nii", lambda p: _cut(p, 0.004, False), "not a NIfTI image"),
     ("bit.nii.gz", _flipped_bit, "damaged"),
+    ("bit.nrrd", _flipped_bit, "damaged"),
+    ("bit.mha", _flipped_bit, "damaged"),
+    ("bit.mhd", _flipped_bit, "damaged"),
     ("cut.nrrd", lambda p: _cut(p, 0.7, False), "cut off"),
     ("cut zipped.nrrd", lambda p: _cut(p, 0.7, True), "cut off"),
     ("cut.mha", lambda p: _cut(p, 0.7, False), "cut off"),
@@ -240,6 +245,14 @@ def test_bad_input_gets_a_clear_error(
     assert name in message
     assert str(tmp_path) not in message  # the folder may be named after a patient
     assert message.rstrip().endswith((".", "SimpleITK", "')."))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no name is without encoding")
+def test_a_name_in_an_older_encoding(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"head M\xfc.nrrd")
+    path.write_bytes(b"NRRD")
+    with pytest.raises(InputError, match=r"head M\?\.nrrd: its name.* is not in UTF-8\. Rename it\."):
+        read_study(path)
 
 
 def test_detached_data_missing(tmp_path: Path) -> None:
