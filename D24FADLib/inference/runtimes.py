@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import shutil
+import sys
 import threading
 import warnings
 from typing import Any, Protocol
@@ -23,6 +24,10 @@ from D24FADLib.inference.cache import conversions_folder, kept_whole
 from D24FADLib.inference.devices import exact_convolutions, sent
 from D24FADLib.inference.folding import reduced
 from D24FADLib.network.model import D24FADModel
+
+# OpenVINO's telemetry would report each conversion to a web service and keep an id in the user's home. Found
+# missing it is left out; so this stands before any import of OpenVINO.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 RUNTIMES = ("auto", "torch", "openvino")
 PRECISIONS = ("auto", "f32", "bf16", "f16")
