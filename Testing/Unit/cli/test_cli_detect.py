@@ -113,6 +113,8 @@ def test_the_tables_agree_with_the_record_and_the_volumes(run) -> None:
         slices = list(csv.DictReader(file))
     assert list(slices[0]) == ["slice", "peak", "mean", "weight_01", "weight_02"]
     assert [int(row["slice"]) for row in slices] == list(range(len(scores)))
+    peaks = scores.reshape(len(scores), -1).max(axis=1)
+    np.testing.assert_allclose([float(row["peak"]) for row in slices], peaks, atol=1e-4)
     for name in ("weight_01", "weight_02"):
         volume = sitk.GetArrayFromImage(
             sitk.ReadImage(str(folder / f"{name.replace('weight', 'weights')}.nrrd"))
