@@ -141,6 +141,25 @@ def _numbers(text: str) -> list[float]:
     return values
 
 
+def check_jpeg(path: Path) -> None:
+    """Whether the last scan of a JPEG file ends; raises InputError. What is missing would be read as grey."""
+    content = path.read_bytes()
+    if content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
+        raise InputError(_cut_off(path.name))
+
+
+def check_bmp(path: Path) -> None:
+    """Whether an uncompressed BMP file holds all its rows; raises InputError."""
+    with path.open("rb") as stream:
+        header = stream.read(34)
+    if len(header) < 34:
+        return
+    start, _, width, height, _, bits, packed = struct.unpack_from("<IIiiHHI", header, 10)
+    row = (abs(width) * bits + 31) // 32 * 4  # rows end on four bytes
+    if not packed and path.stat().st_size < start + row * abs(height):
+        raise InputError(_cut_off(path.name))
+
+
 def check_nrrd(path: Path) -> None:
     """Spacing and orientation of a NRRD header; raises InputError."""
     fields = _text_fields(path, ":")

@@ -42,6 +42,8 @@ _HEADER_CHECKS = {
     "NiftiImageIO": headers.check_nifti,
     "NrrdImageIO": headers.check_nrrd,
     "MetaImageIO": headers.check_meta,
+    "JPEGImageIO": headers.check_jpeg,
+    "BMPImageIO": headers.check_bmp,
 }
 
 
@@ -176,6 +178,8 @@ def _read_volume_file(path: Path, image_io: str) -> sitk.Image:
 def _read_picture(path: Path, image_io: str) -> sitk.Image:
     import SimpleITK as sitk
 
+    if image_io in _HEADER_CHECKS:
+        _HEADER_CHECKS[image_io](path)
     reader = _open(path, image_io)
     if any(count > 1 for count in reader.GetSize()[2:]):
         raise InputError(f"{path.name}: holds several pages. Save one as a picture, or the stack as NRRD.")

@@ -258,6 +258,18 @@ def test_a_patients_name_reaches_no_output(arguments, simulated, tmp_path: Path,
     assert str(tmp_path) not in written["run.json"].decode()
 
 
+def test_pictures_one_pixel_wide(arguments, tmp_path: Path, capsys) -> None:
+    """Nothing can be outlined in one column; the page is drawn all the same."""
+    pixels = np.random.default_rng(0).integers(90, 110, (3, 150, 1), np.uint8)
+    pixels[0, 60:75] = 250
+    for number, column in enumerate(pixels):
+        Image.fromarray(column).save(tmp_path / f"{number}.png")
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    words = arguments(tmp_path / "out", "--threshold", "0.5", query=paths[0], supports=paths[1:])
+    assert main([*words, "--unsuitable-anyway"]) == 0, capsys.readouterr().err
+    assert {"overview.png", "run.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
 def test_a_user_without_a_home(tmp_path: Path) -> None:
     """As in a container that runs as a bare number: nothing is kept, everything else works."""
     write = "import pwd\n\ndef nobody(number):\n    raise KeyError(number)\n\npwd.getpwuid = nobody\n"

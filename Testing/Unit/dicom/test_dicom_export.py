@@ -445,6 +445,11 @@ def test_the_same_folder_again_replaces_the_files(tmp_path: Path) -> None:
     assert pydicom.dcmread(second.files["seg"]).SOPInstanceUID != before
 
 
+def test_images_one_pixel_wide(tmp_path: Path) -> None:
+    exported, _, _ = export(tmp_path, SeriesSpec(phantom(4, 24, 1)))
+    validate(exported)
+
+
 def test_what_an_earlier_run_left_goes(tmp_path: Path) -> None:
     """A segmentation of another run beside this one's map would be sent along with it."""
     _, detection, paths = export(tmp_path, SeriesSpec(phantom()))

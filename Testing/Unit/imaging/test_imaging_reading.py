@@ -147,6 +147,11 @@ def _cut(path: Path, keep: float, compress: bool) -> None:
     path.write_bytes(data[: int(len(data) * keep)])
 
 
+def _cut_picture(path: Path, keep: float) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 60), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+
+
 def _flipped_bit(path: Path) -> None:
     sitk.WriteImage(an_image(size=(40, 30, 20)), str(path), useCompression=True)
     held = path.with_suffix(".zraw") if path.suffix == ".mhd" else path
@@ -192,6 +197,10 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ("text.nrrd", lambda p: p.write_text("hello"), "not a Nrrd image"),
     ("text.mha", lambda p: p.write_text("hello"), "not a Meta image"),
     ("la.png", lambda p: Image.new("LA", (9, 9)).save(p), "plain gray or RGB"),
+    ("cut.jpg", lambda p: _cut_picture(p, 0.6), "cut off"),
+    ("cut.png", lambda p: _cut_picture(p, 0.6), "cut off"),
+    ("cut.tif", lambda p: _cut_picture(p, 0.6), "damaged"),
+    ("cut.bmp", lambda p: _cut_picture(p, 0.6), "cut off"),
     ("text.png", lambda p: p.write_text("hello"), "not a PNG image"),
     ("cut.nii", lambda p: _cut(p, 0.7, False), "cut off"),
     ("cut.nii.gz", lambda p: _cut(p, 0.7, True), "cut off"),
