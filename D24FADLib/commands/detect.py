@@ -113,8 +113,8 @@ def options_from(args: argparse.Namespace) -> DetectionOptions:
         raise InputError("give either --reference-cache or --no-cache, not both")
     if not 0 < args.false_positives_per_study < math.inf:
         raise InputError("--false-positives-per-study: give a number above 0")
-    if args.threshold is not None and not math.isfinite(args.threshold):
-        raise InputError("--threshold: give a number")
+    if args.threshold is not None and not 0 <= args.threshold < math.inf:
+        raise InputError("--threshold: give a number, 0 or more")  # the map is 0 where nothing is judged
     return DetectionOptions(
         plane=Plane(args.plane) if args.plane else None,
         align=Alignment(args.align) if args.align else None,
