@@ -308,3 +308,13 @@ def test_the_score_has_a_meaning_and_a_finding_an_explanation(detected) -> None:
     assert sum(top.weights) == pytest.approx(1, abs=1e-5)
     assert len(top.residuals) == 3
     assert top.nearest_reference in (1, 2, 3)
+
+
+@pytest.mark.parametrize("plane", list(Plane))
+def test_a_study_of_one_slice_whose_axes_run_the_other_way(simulated, options, plane: Plane) -> None:
+    """Cut along its slice, a study is lines of pixels; numpy calls a flipped axis of one voxel contiguous."""
+    turned = [reoriented(v, "RAI") for v in (simulated.query, *simulated.supports[:2])]
+    query, *supports = (dataclasses.replace(v, image=v.image[:, :, 6:7]) for v in turned)
+    detection = detect(query, supports, options(plane=plane, unsuitable_anyway=True, threshold=0.1))
+    assert detection.anomaly_map.size == query.size
+    assert detection.anomaly_map.array().any()
