@@ -54,7 +54,7 @@ def require_place(folder: Path) -> None:
 
 def write_outputs(
     detection: Detection,
-    folder: Path,
+    folder: str | os.PathLike[str],
     *,
     overwrite: bool = False,
     compress: bool = True,
@@ -67,6 +67,7 @@ def write_outputs(
     overview.png is left out where matplotlib is not installed. Raises OutputError; then the folder is as
     it was. Files in it that are not a run's stay.
     """
+    folder = Path(folder)
     check_output_folder(folder, overwrite)
     volumes = {
         "anomaly_map": detection.anomaly_map,

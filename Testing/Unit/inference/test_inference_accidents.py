@@ -50,7 +50,7 @@ def test_an_interruption_while_files_move_over_comes_after_them(
     detected, tmp_path: Path, interrupting, number: int
 ) -> None:
     folder = tmp_path / "results"
-    write_outputs(detected, folder)
+    write_outputs(detected, str(folder))
     names = {p.name for p in folder.iterdir()}
     for path in folder.iterdir():
         path.write_bytes(b"of an earlier run")
