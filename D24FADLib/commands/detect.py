@@ -143,7 +143,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     detect_options.check_options(args)
     query, supports, query_files = read_inputs(args, reporter)
     if args.dicom_output:
-        detect_options.require_dicom(query_files)
+        detect_options.require_exportable(query_files)
     detection = detect(query, supports, options, progress=reporter.progress)
     files = write_outputs(
         detection,

@@ -100,12 +100,15 @@ def kinds_of(args: argparse.Namespace) -> list[str]:
     return [kind.strip() for kind in args.dicom_objects.split(",") if kind.strip()]
 
 
-def require_dicom(query_files: Sequence[str]) -> None:
-    """Raise InputError for --dicom-output with a query that is no DICOM."""
+def require_exportable(query_files: Sequence[str]) -> None:
+    """Raise InputError for --dicom-output with a query that is no DICOM, or that none can refer to."""
+    from .source import load_source
+
     if not query_files:
         raise InputError(
             "--dicom-output needs a query that was read from DICOM; give --dicom or a DICOM folder."
         )
+    load_source(query_files)
 
 
 def write_output(
@@ -117,7 +120,6 @@ def write_output(
     """Write the DICOM objects that the options ask for; sentences about it for the reader."""
     from .export import export_detection
 
-    require_dicom(query_files)
     digests = [support.content_hash() for support in supports]
     exported = export_detection(detection, query_files, args.dicom_output, kinds_of(args), digests)
     return (*exported.notes, f"{len(exported.files)} DICOM objects written")

@@ -131,6 +131,12 @@ def _root(folder: Path) -> Path:
         raise InputError(f"{folder.name}: not a folder. Give a folder of DICOM files, or a DICOMDIR.")
     if not folder.is_dir():
         raise InputError(f"{folder.name or folder}: no such folder. Check the path.")
+    try:
+        os.scandir(folder).close()
+    except PermissionError as error:
+        raise InputError(
+            f"{folder.name}: no permission to read it. Ask for read access, or copy it."
+        ) from error
     return folder
 
 

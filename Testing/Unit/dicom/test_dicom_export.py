@@ -24,6 +24,7 @@ from dicom_factory import (
     write_series,
 )
 
+from D24FADLib.dicom.detect_options import require_exportable
 from D24FADLib.dicom.export import KINDS, Exported, check_export, export_detection
 from D24FADLib.dicom.series import read_files
 from D24FADLib.errors import InputError, OutputError
@@ -397,11 +398,14 @@ def test_files_of_another_series_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_source_without_study_is_refused(tmp_path: Path) -> None:
-    spec = SeriesSpec(phantom(), edit=lambda ds, k: setattr(ds, "StudyInstanceUID", ""))
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SOPClassUID", "FrameOfReferenceUID"])
+def test_a_source_that_nothing_can_refer_to_is_refused(tmp_path: Path, keyword: str) -> None:
+    spec = SeriesSpec(phantom(), edit=lambda ds, k: setattr(ds, keyword, ""))
     paths = write_series(tmp_path, spec)
     detection = detection_for(read_files(paths, "query").volume)
-    with pytest.raises(InputError, match="no valid StudyInstanceUID"):
+    with pytest.raises(InputError, match=f"no valid {keyword}"):
+        require_exportable([str(path) for path in paths])  # before the work
+    with pytest.raises(InputError, match=f"no valid {keyword}"):
         export_detection(detection, paths, tmp_path / "out")
 
 

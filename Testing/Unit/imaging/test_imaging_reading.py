@@ -274,17 +274,21 @@ def test_detached_data_missing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="file permissions work otherwise there")
 def test_no_permission(tmp_path: Path) -> None:
-    path = tmp_path / "locked.nrrd"
+    path, folder = tmp_path / "locked.nrrd", tmp_path / "locked"
     sitk.WriteImage(an_image(), str(path))
     path.chmod(0)
+    folder.mkdir(mode=0)
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)  # root may read everything, nobody may not
     try:
         with pytest.raises(InputError, match=r"locked\.nrrd: no permission"):
             read_volume(path)
+        with pytest.raises(InputError, match=r"locked: no permission"):
+            read_study(folder)
     finally:
         os.seteuid(user)
+        folder.chmod(0o700)
 
 
 def test_a_folder_without_images(tmp_path: Path) -> None:
