@@ -98,6 +98,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
 
     from D24FADLib.benchmark.report import write_csv, write_json
     from D24FADLib.inference.outputs import check_output_folder
+    from D24FADLib.training.options import Engine
 
     start = time.perf_counter()
     data = args.data or args.root
@@ -105,6 +106,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
         raise InputError("give DATA, a folder of tasks, or --volumes, a folder of normal volumes")
     if args.shots and min(args.shots) < 1:
         raise InputError("--shots: at least one support is needed")
+    Engine(args.accelerator).require()
     check_output_folder(args.output, overwrite=True)
     if args.threads:
         torch.set_num_threads(args.threads)
