@@ -100,7 +100,7 @@ class SeriesEntry:
         if not self.stacks:
             return verdict([refuse(Kind.CONTENT, reference="holds no images")])
         reasons = [warn(Kind.GEOMETRY, reference=note) for note in self.notes]
-        if self._captures():
+        if self.captures:
             captures = "secondary captures, not the images of the examination"
             reasons.append(refuse(Kind.CONTENT, reference=captures))
         try:
@@ -115,7 +115,9 @@ class SeriesEntry:
             reasons.append(warn(Kind.GEOMETRY, reference=f"holds {count} stacks; the largest is used"))
         return verdict(reasons) + check_alone(self.traits())
 
-    def _captures(self) -> bool:
+    @cached_property
+    def captures(self) -> bool:
+        """Nothing but secondary captures: a dose report, a screen shot, the page of an earlier detection."""
         from .frames import SECONDARY_CAPTURE
 
         return all(f.sop_class_uid == SECONDARY_CAPTURE and f.position is None for f in self.frames)
@@ -170,8 +172,10 @@ class Catalog:
         )
 
     def only(self) -> SeriesEntry:
-        """The one series with images; raises InputError where there are several or none."""
+        """The one series with images, secondary captures beside it aside; raises InputError where there are
+        several or none."""
         fit = [entry for entry in self.series if entry.frames]
+        fit = [entry for entry in fit if not entry.captures] or fit
         if len(fit) == 1:
             return fit[0]
         if not fit:

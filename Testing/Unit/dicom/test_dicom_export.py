@@ -29,6 +29,7 @@ from D24FADLib.dicom.export import KINDS, Exported, check_export, export_detecti
 from D24FADLib.dicom.series import read_files
 from D24FADLib.errors import InputError, OutputError
 from D24FADLib.imaging.volume import Volume
+from D24FADLib.reading import read_study
 
 pydicom = pytest.importorskip("pydicom")
 highdicom = pytest.importorskip("highdicom", reason="highdicom is not installed (d24fad[dicom])")
@@ -452,6 +453,15 @@ def test_the_same_folder_again_replaces_the_files(tmp_path: Path) -> None:
 def test_images_one_pixel_wide(tmp_path: Path) -> None:
     exported, _, _ = export(tmp_path, SeriesSpec(phantom(4, 24, 1)))
     validate(exported)
+
+
+def test_a_study_with_results_beside_it_is_still_one_series(tmp_path: Path) -> None:
+    """The page is a series of images, too; so are the dose reports of a CT."""
+    export(tmp_path, SeriesSpec(phantom(5)))
+    study = read_study(tmp_path)
+    assert study.volume.size[2] == 5
+    assert len(study.dicom_files) == 5
+    assert read_study(tmp_path / "out").volume.is_color  # on its own it is what there is
 
 
 def test_what_an_earlier_run_left_goes(tmp_path: Path) -> None:
