@@ -1,5 +1,6 @@
 """What can go wrong with a worker, its volumes and its files: one clear message, and nothing left behind."""
 
+import gc
 import json
 import os
 import time
@@ -176,6 +177,40 @@ def test_a_reference_deleted_before_the_run_is_named(ready, host):
     slicer.mrmlScene.RemoveNode(slicer.util.getNode("Normal 2"))
     with pytest.raises(InputError, match="Normal 2"):
         ready.startDetection(Told())
+
+
+@pytest.mark.parametrize("mode", ["well", "cut", "cancel"])
+def test_a_run_that_is_over_keeps_no_volume(ready, host, mode):
+    """Qt keeps what a signal calls as long as the object lives whose signal it is."""
+    import slicer
+    from D24FADParts.run import Run
+    from D24FADParts.steps import Steps
+    from D24FADParts.workerprocess import WorkerProcess
+
+    gone = []
+
+    def watch(name, thing):
+        thing.AddObserver("DeleteEvent", lambda *_: gone.append(name))
+
+    watch("query", ready.query())
+    ready.showResults = lambda: None  # a view's pipeline keeps what it has drawn
+    if mode == "cancel":
+        ready.workerArguments = behaving("hang")
+        told = Told()
+        ready.startDetection(told)
+        assert host.process_events(10, until=lambda: told.progress and told.progress[-1][1] == "compare")
+        ready.cancelDetection()
+        assert host.process_events(5, until=lambda: told.ended)
+    else:
+        run(ready, host, mode)
+    if mode == "well":
+        watch("map", ready.results().node("Map").GetImageData())
+        watch("weight", ready.results().weightNodes()[0].GetImageData())
+    slicer.mrmlScene.Clear(False)
+    assert host.process_events(2, until=lambda: gc.collect() is not None and "query" in gone)
+    assert set(gone) == ({"query", "map", "weight"} if mode == "well" else {"query"})
+    kept = [thing for thing in gc.get_objects() if isinstance(thing, (Run, Steps, WorkerProcess))]
+    assert [thing for thing in kept if thing is not ready.currentRun()] == []
 
 
 def test_starting_twice_starts_one(ready, host, temp):
