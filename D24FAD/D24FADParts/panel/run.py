@@ -37,7 +37,6 @@ class RunStep:
             selector.connect(
                 "currentIndexChanged(int)", lambda _i, s=selector, n=name: self._set(n, s.currentData)
             )
-        ui.modelPathEdit.connect("currentPathChanged(QString)", lambda path: self._set("Model", path))
         ui.batchSpinBox.connect("valueChanged(int)", lambda number: self._set("Batch", number))
         ui.budgetSpinBox.connect("valueChanged(double)", lambda number: self._set("FalseFindings", number))
         self._ticks = {
@@ -47,12 +46,16 @@ class RunStep:
         }
         for name, box in self._ticks.items():
             box.connect("toggled(bool)", lambda on, n=name: self._set(n, bool(on)))
-        ui.wheelFolderEdit.connect("currentPathChanged(QString)", self._onWheelFolder)
-        if hasattr(ctk.ctkPathLineEdit, "Dirs"):
-            ui.wheelFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
-            ui.modelPathEdit.filters = ctk.ctkPathLineEdit.Dirs
+        self._followFolder(ui.modelPathEdit, lambda path: self._set("Model", path))
+        self._followFolder(ui.wheelFolderEdit, self._onWheelFolder)
         ui.wheelFolderEdit.currentPath = str(slicer.app.userSettings().value("D24FAD/WheelFolder", "") or "")
         messages.soften(ui.progressLabel)
+
+    def _followFolder(self, edit, tell):
+        edit.filters = ctk.ctkPathLineEdit.Dirs
+        edit.connect("currentPathChanged(QString)", tell)
+        # An empty path is no valid one to ctk, and is told by this signal alone.
+        edit.connect("validInputChanged(bool)", lambda valid: None if valid else tell(""))
 
     def _fillSelectors(self):
         for text, value in (
@@ -76,9 +79,14 @@ class RunStep:
         self._updating = True
         for selector, name in ((self._ui.deviceSelector, "Device"), (self._ui.alignSelector, "Align")):
             selector.setCurrentIndex(max(0, selector.findData(settings.get(parameters, name))))
-        self._ui.modelPathEdit.currentPath = settings.get(parameters, "Model")
-        self._ui.batchSpinBox.setValue(int(settings.get(parameters, "Batch")))
-        self._ui.budgetSpinBox.setValue(float(settings.get(parameters, "FalseFindings")))
+        for edit, name, value in (
+            (self._ui.modelPathEdit, "currentPath", settings.get(parameters, "Model")),
+            (self._ui.batchSpinBox, "value", int(settings.get(parameters, "Batch"))),
+            (self._ui.budgetSpinBox, "value", float(settings.get(parameters, "FalseFindings"))),
+        ):
+            # Setting what is there already would disturb whoever is typing it.
+            if getattr(edit, name) != value:
+                setattr(edit, name, value)
         for name, box in self._ticks.items():
             box.setChecked(settings.isOn(parameters, name))
         self._updating = False

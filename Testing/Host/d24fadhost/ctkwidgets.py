@@ -136,8 +136,12 @@ class ctkSliderWidget(QtWidgets.QWidget):
 
 
 class ctkPathLineEdit(QtWidgets.QWidget):
+    """As ctk's, it tells of a path only where that is valid input, and without name filters ".+" is."""
+
     currentPathChanged = QtCore.Signal(str)
-    SIGNALS = frozenset({"currentPathChanged(QString)"})
+    validInputChanged = QtCore.Signal(bool)
+    SIGNALS = frozenset({"currentPathChanged(QString)", "validInputChanged(bool)"})
+    Dirs, Files = 0x001, 0x002
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
@@ -149,10 +153,20 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._edit, 1)
         layout.addWidget(self._browse)
-        self._edit.textChanged.connect(self.currentPathChanged.emit)
+        self._edit.textChanged.connect(self._changed)
+        self._valid = False
+        self._filters = 0
+
+    def _changed(self, text: str) -> None:
+        before, self._valid = self._valid, bool(text)
+        if self._valid:
+            self.currentPathChanged.emit(text)
+        if self._valid != before:
+            self.validInputChanged.emit(self._valid)
 
     currentPath = QtCore.Property(str, lambda s: s._edit.text(), lambda s, v: s._edit.setText(v))
     nameFilters = QtCore.Property("QStringList", lambda s: [], lambda s, v: None)
+    filters = QtCore.Property(int, lambda s: s._filters, lambda s, v: setattr(s, "_filters", v))
 
 
 WIDGETS = {cls.__name__: cls for cls in (ctkCollapsibleButton, ctkSliderWidget, ctkPathLineEdit)}
