@@ -165,6 +165,7 @@ class LayoutManager:
             logic.SetMRMLScene(slicer.mrmlScene)
             logic.AddSliceNode(name)
             logic.GetSliceNode().SetDimensions(320, 320, 1)
+            logic.GetSliceNode().SetMappedInLayout(True)
             self._logics.AddItem(logic)
             self._byName[name] = logic
         self._application.SetSliceLogics(self._logics)
