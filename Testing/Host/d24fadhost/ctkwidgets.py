@@ -128,8 +128,13 @@ class ctkSliderWidget(QtWidgets.QWidget):
         return getattr(self._spin, name)()
 
     value = QtCore.Property(float, lambda s: s._get("value"), lambda s, v: s._spin.setValue(v))
-    minimum = QtCore.Property(float, lambda s: s._get("minimum"), lambda s, v: s._spin.setMinimum(v))
-    maximum = QtCore.Property(float, lambda s: s._get("maximum"), lambda s, v: s._spin.setMaximum(v))
+    # As ctkDoubleSpinBox does, each sets the other end anew too, as far as the decimals let it be known.
+    minimum = QtCore.Property(
+        float, lambda s: s._get("minimum"), lambda s, v: s._spin.setRange(v, max(v, s._spin.maximum()))
+    )
+    maximum = QtCore.Property(
+        float, lambda s: s._get("maximum"), lambda s, v: s._spin.setRange(min(v, s._spin.minimum()), v)
+    )
     singleStep = QtCore.Property(float, lambda s: s._get("singleStep"), lambda s, v: s._spin.setSingleStep(v))
     decimals = QtCore.Property(int, lambda s: s._get("decimals"), lambda s, v: s._spin.setDecimals(v))
     suffix = QtCore.Property(str, lambda s: s._get("suffix"), lambda s, v: s._spin.setSuffix(v))
