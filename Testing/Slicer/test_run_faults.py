@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import sys
 import time
 
 import pytest
@@ -83,6 +84,33 @@ def test_a_python_that_cannot_be_started(ready, host, temp, quiet_log, monkeypat
     told = run(ready, host, "well")
     assert told.ended == ["failed"]
     assert "could not be started" in told.problem.text
+    assert left_in(temp) == []
+
+
+LAUNCHER = """#!{python}
+import subprocess, sys
+ended = subprocess.run([{python!r}, *sys.argv[1:]]).returncode
+if ended < 0:
+    print("error: [{python}] exit abnormally - Report the problem.", file=sys.stderr)
+sys.exit(1 if ended < 0 else ended)
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("kill", "crash"), ("segfault", "crash"), ("nonsense", "nonsense"), ("well", None)]
+)
+def test_a_worker_behind_a_launcher(ready, host, temp, quiet_log, monkeypatch, tmp_path, mode, kind):
+    """PythonSlicer is one: whatever Python dies of, its own exit code is 1."""
+    from D24FADParts import workerprocess
+
+    launcher = tmp_path / "PythonSlicer"
+    launcher.write_text(LAUNCHER.format(python=sys.executable))
+    launcher.chmod(0o700)
+    monkeypatch.setattr(workerprocess, "pythonExecutable", lambda: str(launcher))
+    told = run(ready, host, mode)
+    assert told.ended == (["failed"] if kind else ["finished"])
+    assert (told.problem and told.problem.kind) == kind
+    assert kind != "crash" or "memory" in told.problem.text
     assert left_in(temp) == []
 
 
