@@ -311,7 +311,7 @@ def test_the_supervised_worker_ends_with_the_application(tmp_path):
 
     (tmp_path / "D24FADLib").mkdir()
     fake = tmp_path / "D24FADLib"
-    for name in ("__init__.py", "errors.py"):
+    for name in ("__init__.py", "errors.py", "windows.py"):
         (fake / name).write_text((ROOT / "D24FADLib" / name).read_text())
     (fake / "worker").symlink_to(ROOT / "D24FADLib" / "worker")
     (fake / "cli.py").write_text("import time\ndef main(arguments):\n    time.sleep(60)\n")
