@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from slicer.i18n import tr as _
 
-
 # What PythonSlicer, a launcher, says where the Python it started crashed; its exit code is but 1 then.
 _LAUNCHED_CRASHED = "exit abnormally"
 

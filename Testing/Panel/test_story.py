@@ -389,7 +389,7 @@ def test_advanced_settings_are_typed_and_emptied(panel, host):
         assert saved() == ""
         panel.refresh()
         assert edit.currentPath == ""
-        assert edit.filters == edit.Dirs
+        assert edit.filters == 0x001
     for box, keys, name in (
         (ui.budgetSpinBox, "2.5", "false_positives_per_study"),
         (ui.batchSpinBox, "12", "batch"),
@@ -397,6 +397,28 @@ def test_advanced_settings_are_typed_and_emptied(panel, host):
         box.selectAll()
         QTest.keyClicks(box, keys)
         assert getattr(options(), name) == float(keys)
+
+
+def test_a_tall_panel_has_no_gaps(loaded, host, screenshot):
+    panel, _query, _references = loaded
+    ui = panel.ui
+    chooseInMenu(ui.addLoadedButton, "All of these")
+    runToEnd(panel, host)
+    panel.parent.resize(430, 1500)
+    screenshot(panel.parent, "12-tall")
+
+    def edges(widget):
+        top = widget.mapTo(panel.parent, QtCore.QPoint(0, 0)).y()
+        return top, top + QtWidgets.QWidget.height(widget)
+
+    for above, below in (
+        (ui.addLoadedButton, ui.referencesTable),
+        (ui.referencesTable, ui.removeButton),
+        (ui.runMessage, ui.advancedButton),
+        (ui.findingsTable, ui.plotFrame),
+        (ui.plotFrame, ui.exportMapButton),
+    ):
+        assert edges(below)[0] - edges(above)[1] < 20, (above.name, below.name)
 
 
 def test_in_a_dark_theme(loaded, host, screenshot):

@@ -1,6 +1,5 @@
 """Step 3: start, follow, cancel."""
 
-import ctk
 import slicer
 from slicer.i18n import tr as _
 
@@ -8,6 +7,8 @@ from D24FADLib.errors import D24FADError
 
 from .. import dependencies, explain, settings
 from . import dialogs, messages
+
+_FOLDERS = 0x001  # ctkPathLineEdit::Dirs: it is of a type of flags, which not every PythonQt has names for
 
 # What each step of a run is called here; the detector's own names are for machines.
 STEPS = {
@@ -52,7 +53,7 @@ class RunStep:
         messages.soften(ui.progressLabel)
 
     def _followFolder(self, edit, tell):
-        edit.filters = ctk.ctkPathLineEdit.Dirs
+        edit.filters = _FOLDERS
         edit.connect("currentPathChanged(QString)", tell)
         # An empty path is no valid one to ctk, and is told by this signal alone.
         edit.connect("validInputChanged(bool)", lambda valid: None if valid else tell(""))

@@ -21,7 +21,7 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
         self._collapsed = False
         self._hidden: list[Any] = []
         self.setContentsMargins(0, self.HEADER, 0, 0)
-        self.setSizePolicy(QtWidgets.QSizePolicy.Preferred, QtWidgets.QSizePolicy.Maximum)
+        self.setSizePolicy(QtWidgets.QSizePolicy.Minimum, QtWidgets.QSizePolicy.Preferred)
 
     @QtCore.Property(str)
     def text(self) -> str:
@@ -141,12 +141,12 @@ class ctkSliderWidget(QtWidgets.QWidget):
 
 
 class ctkPathLineEdit(QtWidgets.QWidget):
-    """As ctk's, it tells of a path only where that is valid input, and without name filters ".+" is."""
+    """As ctk's, it tells of a path only where that is valid input, and without name filters ".+" is. Its
+    flags have no names: PythonQt itself gives none to flags, Slicer's does."""
 
     currentPathChanged = QtCore.Signal(str)
     validInputChanged = QtCore.Signal(bool)
     SIGNALS = frozenset({"currentPathChanged(QString)", "validInputChanged(bool)"})
-    Dirs, Files = 0x001, 0x002
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
