@@ -8,12 +8,12 @@ axis that they are closest to. Canonical arrays are indexed (z, y, x), with a fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from .volume import array_view
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .volume import Volume
 
 CANONICAL = "LPS"
+# writes slices (n, rows, cols[, c]) from that number on, zeros to begin with
+Fill = Callable[[NDArray[Any], int], None]
+_AT_ONCE = 32  # slices
 # One spacing counts as the slice distance from this ratio to the next smaller one on ...
 _CLEARLY_THICKER = 1.3
 # ... and one extent as a slab's thickness below this fraction of the next larger one.
@@ -143,6 +146,35 @@ def unslices(array: NDArray[Any], plane: Plane) -> NDArray[Any]:
         return array
     upright = array.swapaxes(0, 1) if plane is Plane.CORONAL else np.moveaxis(array, 0, 2)
     return upright[::-1]
+
+
+def image_of_slices(
+    fill: Fill, like: sitk.Image, plane: Plane, dtype: DTypeLike, color: bool = False
+) -> sitk.Image:
+    """An image on exactly the grid of `like`, made of all its slices of a plane (see `slices`).
+
+    Some go into it at a time: a large image is never in memory twice.
+    """
+    import SimpleITK as sitk
+
+    own, flipped = _signed_axes(like)[plane.normal_axis]
+    count = like.GetSize()[own]
+    image: sitk.Image | None = None
+    for start in range(0, count, _AT_ONCE):
+        shape = list(like.GetSize()[::-1])
+        shape[2 - own] = min(_AT_ONCE, count - start)
+        part = np.zeros([*shape, 3] if color else shape, dtype)
+        fill(slices(as_canonical(part, like), plane), start)
+        piece = sitk.GetImageFromArray(part, isVector=color)
+        if image is None:
+            image = sitk.Image(like.GetSize(), piece.GetPixelID(), piece.GetNumberOfComponentsPerPixel())
+        first = count - start - shape[2 - own] if flipped else start
+        place = [slice(None)] * 3
+        place[own] = slice(first, first + shape[2 - own])
+        image[tuple(place)] = piece
+    assert image is not None
+    image.CopyInformation(like)
+    return image
 
 
 def default_plane(volume: Volume) -> Plane:

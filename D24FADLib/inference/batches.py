@@ -92,9 +92,9 @@ class Batches:
     def run(self, inputs: Inputs, count: int, batch: int) -> Iterator[tuple[int, Result, Tensor]]:
         """Slices done, the comparer's result without its Nones (where it wants it) and `covered`, piece by
         piece in order. Raises MemoryError where not even the processor has room."""
-        batch = -(
-            -count // -(-count // batch)
-        )  # as many pieces, but alike: a shape of its own is planned anew
+        # as many pieces, but alike, as a shape of its own is planned anew, and one for each worker
+        pieces = max(-(-count // batch), min(count, self._workers))
+        batch = -(-count // pieces)
         chunks = [slice(start, min(start + batch, count)) for start in range(0, count, batch)]
         waiting = self._waiting
         for chunk in chunks:

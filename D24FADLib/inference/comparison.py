@@ -122,9 +122,9 @@ def inputs_of(
         voxels = torch.empty(len(parts) * len(parts[0]), *parts[0].shape[1:], pin_memory=on_card)
         np.concatenate(parts, out=voxels.numpy())
         images = to_input(voxels, size, device if on_card else _CPU).unflatten(0, (len(parts), -1))
-        section = (slice(box[0].start + chunk.start, box[0].start + chunk.stop), *box[1:])
-        reaching = torch.stack([torch.from_numpy(on_grid(c[section], grid)) for c in covered])
-        return images, reaching, known(chunk, device)
+        section = (slice(box[0].start + chunk.start, box[0].start + chunk.stop), box[1], box[2])
+        reaching = np.stack([on_grid(mask, section, grid) for mask in covered])
+        return images, torch.from_numpy(reaching), known(chunk, device)
 
     return inputs
 
@@ -161,7 +161,7 @@ class Comparer:
         self, images: Tensor, covered: Tensor, known: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         """One batch of slices, encoded and compared; images: (1 + K, B, 3, H, W), the query first, or the
-        query's alone where the supports' features are `known` (and left_out, then None, too). As
+        query's alone where the supports' features are `known` (see `encode`; left_out is None then, too). As
         `compare_features`, but for left_out, which has slices first, as the rest: (B, K, h, w)."""
         features = self.encode(images, known)
         full, reduced, left_out, weights = self.compare_features(features, covered, known is not None)
@@ -169,11 +169,19 @@ class Comparer:
 
     @torch.inference_mode()
     def encode(self, images: Tensor, known: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """Features (1 + K, B, C, h, w), the teacher's and the student's, of the images of `batch`."""
+        """Features (1 + K, B, C, h, w), the teacher's and the student's, of the images of `batch`.
+
+        known: the supports', with room for the query's in front, which are put there; the student's alone,
+        then the teacher's are the query's alone, or the teacher's as well.
+        """
         features = [f.unflatten(0, images.shape[:2]) for f in self.encoder(images.flatten(0, 1))]
         if known is None:
             return features
-        return [torch.cat([f, k.to(f.device)]) for f, k in zip(features, known, strict=True)]
+        joined = [k.to(self.device) for k in known]
+        alone = len(features) - len(joined)
+        for together, own in zip(joined, features[alone:], strict=True):
+            together[0] = own[0]
+        return [*features[:alone], *joined]
 
     @torch.inference_mode()
     @exact_convolutions()
@@ -182,19 +190,20 @@ class Comparer:
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         """Compare slices whose features are known.
 
-        features: teacher's and student's, three each, (1 + K, B, C, h, w), the query first. covered:
-        (K, B, h, w) bool on the finest feature grid, where each support reaches. Returns full (B, h, w),
+        features: teacher's and student's, three each, (1 + K, B, C, h, w), the query first (the teacher's are
+        not looked at where they do not count). covered: (K, B, h, w) bool on the finest feature grid, where
+        each support reaches. Returns full (B, h, w),
         reduced (B, h, w), left_out (K, B, h, w), weights (B, scales, K); see Comparison. reduced and
         left_out are None for K = 1, left_out with `query_only` as well.
         """
-        supports = features[0].shape[0] - 1
-        distances = self._teacher_distances(features[:3], covered, 1 if query_only else None)
+        supports = features[-1].shape[0] - 1
         weights = subset_weights(self.model.weighting, features[3:], query_only)
         volumes, masks = judged(supports), subset_masks(supports)
         if query_only:
             volumes = [volume for volume in volumes if volume == 0]
             masks = masks[: len(volumes)]
-        total = torch.zeros(len(volumes), *distances.shape[2:], device=distances.device)
+        finest = features[3]
+        total = torch.zeros(len(volumes), finest.shape[1], *finest.shape[3:], device=finest.device)
         if self.evidence.student:
             scales = [
                 weighted_residuals(f, weights[:, :, scale]).flatten(0, 1)
@@ -202,6 +211,7 @@ class Comparer:
             ]
             total += self.evidence.student * on_finest(scales).unflatten(0, total.shape[:2])
         if self.evidence.teacher:
+            distances = self._teacher_distances(features[:3], covered, 1 if query_only else None)
             for row, (volume, mask) in enumerate(zip(volumes, masks, strict=True)):
                 others = [distances[volume, k] for k in mask.nonzero().flatten().tolist()]
                 total[row] += self.evidence.teacher * torch.stack(others).amin(0)
@@ -213,10 +223,6 @@ class Comparer:
     def _teacher_distances(self, teacher: Sequence[Tensor], covered: Tensor, targets: int | None) -> Tensor:
         """(targets or 1 + K, K, B, h, w): of each volume's slices to each support's; large where a support
         does not reach."""
-        count, batch, _, height, width = teacher[0].shape
-        if not self.evidence.teacher:
-            shape = (targets or count, count - 1, batch, height, width)
-            return torch.zeros(shape, device=teacher[0].device)
         scales = [nearest_residuals(features, targets) for features in teacher]
         distances = on_finest([d.flatten(0, 2) for d in scales]).unflatten(0, scales[0].shape[:3])
         return distances + ~covered.to(distances.device) * 6.0  # the worst residual of three scales
@@ -249,10 +255,10 @@ class FeatureKeeper:
     def batch(
         self, images: Tensor, covered: Tensor, known: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """`known`: the supports' student features, three, (K, B, C, h, w)."""
+        """known: the supports' student features, three, (1 + K, B, C, h, w), of which the first is unused."""
         features = self._comparer.encode(images)
         student = [f[0] for f in features[3:]]
-        supports = [f[1:] for f in features[3:]] if known is None else [k.to(self.device) for k in known]
+        supports = [f[1:] for f in features[3:]] if known is None else [k[1:].to(self.device) for k in known]
         weights = self._comparer.model.weighting(student, supports)
         return smoothed_in_plane(features[0]).transpose(0, 1), weights
 
@@ -360,7 +366,7 @@ def _compare_volume(
     """A volume by the texture's distances and its appearance; see `volumes`."""
     features, weights = parts
     grid = (int(features.shape[-2]), int(features.shape[-1]))
-    body = on_grid(prepared.body[prepared.box], grid)
+    body = on_grid(prepared.body, prepared.box, grid)
     normal = prepared.references.normal if prepared.references else None
     if normal is None:
         bodies = prepared.support_body_on(grid)

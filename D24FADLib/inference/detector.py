@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from D24FADLib.errors import Cancelled
-from D24FADLib.imaging.planes import as_canonical, from_canonical, slice_index, slices, unslices
+from D24FADLib.imaging.planes import Fill, from_canonical, image_of_slices, slice_index, slices
 from D24FADLib.imaging.volume import Volume, VolumeOnDemand
 from D24FADLib.inference.checks import INFO, REFUSE
 from D24FADLib.inference.detection import Detection, SliceScore
@@ -66,7 +66,7 @@ def _detect(
 
     from D24FADLib.inference.batches import workers_on
     from D24FADLib.inference.comparison import Comparer, Evidence, compare
-    from D24FADLib.inference.devices import choose_device, default_batch
+    from D24FADLib.inference.devices import choose_device, default_batch, openvino_device
     from D24FADLib.inference.dropping import among_all
     from D24FADLib.inference.explain import explain, name_departures
     from D24FADLib.inference.inputs import check_inputs
@@ -97,6 +97,7 @@ def _detect(
         checksum if options.cache else None,
         options.precision,
         workers_on(device),
+        openvino_device(options.device, options.runtime) if device.type == "cpu" else "CPU",
     )
     pictures = PictureEvidence.of(about.get("pictures"))
     volumes = VolumeEvidence.of(about.get("volumes"))
@@ -106,6 +107,8 @@ def _detect(
     prepared = prepare_for(
         query, supports, options, comparer, size, batch, checksum, tell, should_cancel, aligning
     )
+    if prepared.references:  # the study alone is encoded
+        batch = options.batch or default_batch(device, 1)
     clock.lap("prepare")
     judged = judge(
         query,
@@ -134,7 +137,8 @@ def _detect(
     shares = among_all(_all_shares(compared.weights.mean(axis=1), prepared), judged.kept, len(supports))
     if about.get("changed"):
         misfits.append("The model's weights are not those that its metadata names: its results are unproven.")
-    checks = judged.checks([*misfits, *prepared.warnings, *compared.notes], unlearned)
+    notes = [*misfits, *prepared.warnings, *compared.notes, *encoder.notes]
+    checks = judged.checks(notes, unlearned)
     withheld = any(check.severity == REFUSE for check in checks) and not options.unsuitable_anyway
     findings, labels = find(
         anomaly_map, np.inf if withheld else threshold, prepared.plane, scored.min_volume_ml
@@ -178,8 +182,8 @@ def _detect(
         run_record(
             detection, supports, asdict(options), metadata, clock.seconds,
             {
-                "type": str(device), "runtime": encoder.name, "precision": encoder.precision,
-                "torch": torch.__version__, "batch": batch,
+                "type": str(device), "runtime": encoder.name, "networks_on": encoder.device,
+                "precision": encoder.precision, "torch": torch.__version__, "batch": batch,
             },
         )
     )  # fmt: skip
@@ -211,13 +215,16 @@ class _Placement:
         import torch
         import torch.nn.functional as F
 
-        def fill(made: NDArray[Any]) -> None:
-            part = made[self.prepared.box]
-            size = part.shape[1:]
-            for start in range(0, len(part), 64):  # bounded memory for large volumes
-                chunk = torch.from_numpy(np.ascontiguousarray(grid[start : start + 64]))[:, None]
-                up = F.interpolate(chunk, size, mode="bilinear", align_corners=True)[:, 0]
-                part[start : start + 64] = up.numpy()
+        sections, *inside = self.prepared.box
+
+        def fill(made: NDArray[Any], start: int) -> None:
+            first, last = max(start, sections.start), min(start + len(made), sections.stop)
+            if first < last:
+                part = made[(slice(first - start, last - start), *inside)]
+                own = np.ascontiguousarray(grid[first - sections.start : last - sections.start])
+                chunk = torch.from_numpy(own)[:, None]
+                up = F.interpolate(chunk, part.shape[1:], mode="bilinear", align_corners=True)[:, 0]
+                part[...] = up.numpy()
 
         return self._filled(fill, np.float32, name)
 
@@ -237,35 +244,22 @@ class _Placement:
     def numbers(self) -> Volume:
         """The slice that each of the query's voxels was compared in, uint16."""
 
-        def fill(made: NDArray[Any]) -> None:
-            made[...] = np.arange(len(made), dtype=np.uint16)[:, None, None]
+        def fill(made: NDArray[Any], start: int) -> None:
+            made[...] = np.arange(start, start + len(made), dtype=np.uint16)[:, None, None]
 
         return self._filled(fill, np.uint16, "numbers", True)
 
     def _filled(
-        self,
-        fill: Callable[[NDArray[Any]], None],
-        dtype: DTypeLike,
-        name: str,
-        per_slice: bool = False,
-        color: bool = False,
+        self, fill: Fill, dtype: DTypeLike, name: str, per_slice: bool = False, color: bool = False
     ) -> Volume:
-        """A volume on the query's grid; `fill` writes slices (n, rows, cols[, 3]) of the grid of comparison,
-        zeros to begin with. `per_slice`: see `Home`."""
-        import SimpleITK as sitk
-
-        prepared = self.prepared
+        """A volume on the query's grid; `fill` writes slices of the grid of comparison. `per_slice`: see
+        `Home`."""
+        prepared, own = self.prepared, self.query.image
         if prepared.home is None:  # straight into the query's own order
-            own = np.zeros(self.query.array().shape[: 4 if color else 3], dtype)
-            fill(slices(as_canonical(own, self.query.image), prepared.plane))
-            return self.query.with_array(own, name)
-        made = np.zeros(prepared.query.shape[: 4 if color else 3], dtype)
-        fill(made)
-        image = sitk.GetImageFromArray(np.ascontiguousarray(unslices(made, prepared.plane)))
-        del made  # each of these is as large as the study
-        image.CopyInformation(prepared.canonical)
+            return Volume(image_of_slices(fill, own, prepared.plane, dtype, color), name, self.query.info)
+        image = image_of_slices(fill, prepared.canonical, prepared.plane, dtype, color)
         image = prepared.home.bring(image, per_slice)
-        return Volume(from_canonical(image, self.query.image), name, self.query.info)
+        return Volume(from_canonical(image, own), name, self.query.info)
 
     def expected_normal(self, shares: NDArray[np.float32]) -> Volume:
         """The supports blended slice by slice with their weights, in the query's own intensities."""
@@ -273,12 +267,12 @@ class _Placement:
         color = query.ndim == 4
         table = None if color else self._own_intensities()
 
-        def fill(made: NDArray[Any]) -> None:
-            for number, share in enumerate(shares):  # the supports of a large study are large
+        def fill(made: NDArray[Any], start: int) -> None:
+            for number, section in enumerate(made, start):  # the supports of a large study are large
                 blended = np.zeros(query.shape[1:], np.float32)
-                for support, weight in zip(self.prepared.supports, share, strict=True):
+                for support, weight in zip(self.prepared.supports, shares[number], strict=True):
                     blended += support[number] * weight
-                made[number] = np.rint(blended * 255) if table is None else table[_levels(blended)]
+                section[...] = np.rint(blended * 255) if table is None else table[_levels(blended)]
 
         return self._filled(fill, np.uint8 if color else np.float32, "expected_normal", color=color)
 

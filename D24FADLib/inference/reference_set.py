@@ -54,7 +54,7 @@ from D24FADLib.inference.threads import side_by_side
 from D24FADLib.inference.volumes import NormalVolume, appearance_of
 
 Progress = Callable[[str, int, int], None]
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class ReferenceSet:
     """Everything about the references that does not depend on a study, on the first one's canonical grid.
 
     volumes, covered, bodies: K of (n, rows, cols), see `Prepared`. features: arrays (slices of the box, K, C,
-    h, w) float16, the teacher's and the student's, three each, or with `normal` the student's alone.
+    h, w) float16, the student's, three; before them the teacher's where the comparison looks at those.
     left_out: (K, slices, h, w), see `Comparison`, unmasked unless it is that of `normal`. facts: plane, box,
     spacing, CT window, and each support's similarity, overlap, method and note.
     """
@@ -76,7 +76,8 @@ class ReferenceSet:
     facts: dict[str, Any]
 
     def known(self, chunk: slice, device: torch.device) -> list[Tensor]:
-        """The features of slices of the box as the comparer takes them: (K, B, C, h, w) each."""
+        """The features of slices of the box as the comparer takes them: (1 + K, B, C, h, w) each, with room
+        in front for the query's."""
         return self._resident(chunk, device)
 
     @cached_property
@@ -148,9 +149,12 @@ def _make(
     rows, cols = ((side.stop - side.start) * mm for side, mm in zip(box[1:], base.spacing[1:], strict=True))
     shape = input_size(rows, cols, size, comparer.model.stride)
     everyone = replace(base, supports=tuple(volumes), covered=covered, support_bodies=bodies, box=box)
-    keep = _keep_normal if comparer.volumes and comparer.volumes.applies(everyone) else _keep_features
+    keep = _keep_normal if comparer.volumes and comparer.volumes.applies(everyone) else _keep_judged
     keep(folder, everyone, comparer, shape, batch, progress, should_cancel)
-    np.save(folder / "volumes.npy", np.stack(volumes).astype(np.float16))
+    kept = _new_file(folder / "volumes.npy", (len(volumes), *volumes[0].shape))
+    for number, volume in enumerate(volumes):
+        kept[number] = volume
+    _close([kept])
     for name, masks in (("covered", covered), ("bodies", bodies)):
         np.save(folder / f"{name}.npy", np.stack([mask.bits for mask in masks]))
     facts = {
@@ -177,8 +181,8 @@ def _packed(mask: NDArray[np.bool_] | PackedMask) -> PackedMask:
 
 
 class _References:
-    """In the comparer's place, of images of the references alone: their features, (B, K, C, h, w) each, the
-    teacher's finest ones smoothed in plane, and the student's."""
+    """In the comparer's place, of images of the references alone: the teacher's finest features, smoothed in
+    plane, and the student's, (B, K, C, h, w) each."""
 
     def __init__(self, comparer: Comparer) -> None:
         self.device = comparer.device
@@ -186,7 +190,7 @@ class _References:
         self._comparer = comparer
 
     def on_cpu(self) -> _References:
-        return _References(self._comparer.on_cpu())
+        return type(self)(self._comparer.on_cpu())
 
     @torch.inference_mode()
     def batch(
@@ -195,6 +199,21 @@ class _References:
         features = self._comparer.encode(images)
         found = (smoothed_in_plane(features[0]), *features[3:])
         return tuple(f.transpose(0, 1).to(torch.float16) for f in found)
+
+
+class _JudgedReferences(_References):
+    """Each reference against the others (B, K, h, w), and the features that a comparison looks at."""
+
+    @torch.inference_mode()
+    def batch(
+        self, images: Tensor, covered: Tensor, known: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        features = self._comparer.encode(images)
+        # The first stands in for a query; what is wanted is each support against the others.
+        against = self._comparer.compare_features([torch.cat([f[:1], f]) for f in features], covered)[2]
+        assert against is not None
+        kept = features if self._comparer.evidence.teacher else features[3:]
+        return against.transpose(0, 1), *(f.transpose(0, 1).to(torch.float16) for f in kept)
 
 
 def _keep_normal(
@@ -208,35 +227,15 @@ def _keep_normal(
 ) -> None:
     """What the references of a gray volume give, and their student features."""
     assert comparer.volumes is not None
-    box, grid = everyone.box, (shape[0] // 4, shape[1] // 4)
-    count, done = box[0].stop - box[0].start, 0
-    inputs = inputs_of(everyone.supports, everyone.covered, box, shape)
-    stores: list[NDArray[np.float16]] = []
-    texture, reach = [], []
-    with Batches(_References(comparer)) as batches:
-        results = batches.run(inputs, count, batch)
-        while done < count:
-            _go_on(done, count, progress, should_cancel)
-            start = done
-            done, (finest, *student), covered = next(results)
-            texture.append(finest)
-            reach.append(covered)
-            if not stores:
-                stores = [_store(folder / f"features_{n}.npy", count, f) for n, f in enumerate(student)]
-            for store, feature in zip(stores, student, strict=True):
-                store[start:done] = feature.numpy()
-    _close(stores)
-    bodies = everyone.support_body_on(grid)
+    worker = _References(comparer)
+    texture, reach = _keep_features(folder, everyone, worker, shape, batch, progress, should_cancel)
+    bodies = everyone.support_body_on((shape[0] // 4, shape[1] // 4))
     looks = appearance_of(everyone, everyone.supports, list(bodies)) if comparer.volumes.appearance else ()
-    features = torch.cat(texture).to(comparer.device)
-    write_normal(
-        folder,
-        learn_normal(everyone, comparer.volumes, features, looks, bodies, torch.cat(reach, dim=1).numpy()),
-    )
-    progress("references", count, count)
+    features = texture.to(comparer.device)
+    write_normal(folder, learn_normal(everyone, comparer.volumes, features, looks, bodies, reach.numpy()))
 
 
-def _keep_features(
+def _keep_judged(
     folder: Path,
     everyone: Prepared,
     comparer: Comparer,
@@ -246,29 +245,42 @@ def _keep_features(
     should_cancel: Callable[[], bool] | None,
 ) -> None:
     """The references' features, and each one against the others."""
+    worker = _JudgedReferences(comparer)
+    against, _ = _keep_features(folder, everyone, worker, shape, batch, progress, should_cancel)
+    np.save(folder / "left_out.npy", against.transpose(0, 1).contiguous().numpy())
+
+
+def _keep_features(
+    folder: Path,
+    everyone: Prepared,
+    worker: _References,
+    shape: tuple[int, int],
+    batch: int,
+    progress: Progress,
+    should_cancel: Callable[[], bool] | None,
+) -> tuple[Tensor, Tensor]:
+    """Keeps the features that a worker gives of all slices of the box; returns what it gives before them,
+    slices first, and where the references reach, (K, slices, h, w)."""
     box = everyone.box
-    count = box[0].stop - box[0].start
+    count, done = box[0].stop - box[0].start, 0
     inputs = inputs_of(everyone.supports, everyone.covered, box, shape)
     stores: list[NDArray[np.float16]] = []
-    left_out = np.zeros((len(everyone.supports), count, shape[0] // 4, shape[1] // 4), np.float32)
-    for start in range(0, count, batch):
-        _go_on(start, count, progress, should_cancel)
-        chunk = slice(start, min(start + batch, count))
-        images, reach, _ = inputs(chunk, comparer.device)
-        with torch.inference_mode():
-            features = comparer.encode(images)
-            # The first stands in for a query; what is wanted is each support against the others.
-            judged = comparer.compare_features([torch.cat([f[:1], f]) for f in features], reach)[2]
-        assert judged is not None
-        left_out[:, chunk] = judged.cpu().numpy()
-        kept = [f.transpose(0, 1).to(torch.float16).cpu() for f in features]
-        if not stores:
-            stores = [_store(folder / f"features_{n}.npy", count, f) for n, f in enumerate(kept)]
-        for store, feature in zip(stores, kept, strict=True):
-            store[chunk] = feature.numpy()
+    firsts, reach = [], []
+    with Batches(worker) as batches:
+        results = batches.run(inputs, count, batch)
+        while done < count:
+            _go_on(done, count, progress, should_cancel)
+            start = done
+            done, (first, *features), covered = next(results)
+            firsts.append(first)
+            reach.append(covered)
+            if not stores:
+                stores = [_store(folder / f"features_{n}.npy", count, f) for n, f in enumerate(features)]
+            for store, feature in zip(stores, features, strict=True):
+                store[start:done] = feature.numpy()
     _close(stores)
-    np.save(folder / "left_out.npy", left_out)
     progress("references", count, count)
+    return torch.cat(firsts), torch.cat(reach, dim=1)
 
 
 def _go_on(done: int, count: int, progress: Progress, should_cancel: Callable[[], bool] | None) -> None:
@@ -279,8 +291,11 @@ def _go_on(done: int, count: int, progress: Progress, should_cancel: Callable[[]
 
 def _store(path: Path, count: int, features: Tensor) -> NDArray[np.float16]:
     """For all slices of features of which (B, K, C, h, w) are the first."""
-    opened = np.lib.format.open_memmap(path, "w+", np.float16, (count, *features.shape[1:]))
-    return np.asanyarray(opened)
+    return _new_file(path, (count, *features.shape[1:]))
+
+
+def _new_file(path: Path, shape: tuple[int, ...]) -> NDArray[np.float16]:
+    return np.asanyarray(np.lib.format.open_memmap(path, "w+", np.float16, shape))
 
 
 def _close(stores: Sequence[NDArray[np.float16]]) -> None:

@@ -16,8 +16,9 @@ _SHARE = 0.4  # of a card's free memory that may be taken
 
 
 class Resident:
-    """Slices of arrays (n, K, ...) float16 on a device, as (K, B, ...) float32. Threads may call it side by
-    side. What does not fit on a card with room to spare is sent slice by slice."""
+    """Slices of arrays (n, K, ...) float16 on a device, as (1 + K, B, ...) float32, with room in front for
+    the query's. Threads may call it side by side. What does not fit on a card with room to spare is sent
+    slice by slice."""
 
     def __init__(self, arrays: Sequence[NDArray[np.float16]]) -> None:
         self._arrays = arrays
@@ -27,10 +28,10 @@ class Resident:
     def __call__(self, chunk: slice, device: torch.device) -> list[Tensor]:
         there = self._on(device) if device.type == "cuda" else None
         if there is not None:
-            return [array[chunk].transpose(0, 1).float() for array in there]
-        parts = [torch.from_numpy(np.array(array[chunk])).transpose(0, 1) for array in self._arrays]
+            return [_with_room(array[chunk]) for array in there]
+        parts = [torch.from_numpy(np.array(array[chunk])) for array in self._arrays]
         # to the card as they are, for half the bytes; a processor takes them from here
-        return [(sent(part, device) if device.type == "cuda" else part).float() for part in parts]
+        return [_with_room(sent(part, device) if device.type == "cuda" else part) for part in parts]
 
     def _on(self, device: torch.device) -> list[Tensor] | None:
         with self._lock:
@@ -43,3 +44,10 @@ class Resident:
             return None
         # an ordinary transfer: it is complete when it returns, whichever stream reads it then
         return [torch.from_numpy(np.array(array)).to(device) for array in self._arrays]
+
+
+def _with_room(kept: Tensor) -> Tensor:
+    slices, supports, *shape = kept.shape
+    made = kept.new_empty(1 + supports, slices, *shape, dtype=torch.float32)
+    made[1:] = kept.transpose(0, 1)
+    return made

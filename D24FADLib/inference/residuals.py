@@ -7,8 +7,10 @@ volumes' features. They are computed once, as batches of small matrix products.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -114,17 +116,44 @@ def weighted_residuals(features: Tensor, weights: Tensor) -> Tensor:
     Returns (judgements, B, h, w). The mean is never made: <f, sum w s> and |sum w s|^2 are sums of the
     dot products <f, s> and <s, s>.
     """
-    count, batch, channels, height, width = features.shape
-    positions = features.permute(1, 3, 4, 0, 2).reshape(-1, count, channels)
-    dots = torch.bmm(positions, positions.mT).view(batch, height * width, count * count)
-    dots = dots.transpose(1, 2).contiguous().unflatten(1, (count, count))  # (B, 1 + K, 1 + K, positions)
+    dots = _dots(features)
     shares = weights.transpose(0, 1)  # (B, judgements, K)
     pairs = shares[..., :, None] * shares[..., None, :]
     squared = torch.bmm(pairs.flatten(2), dots[:, 1:, 1:].flatten(1, 2))
-    towards = (shares[..., None] * _of_judged(dots[:, :, 1:], len(weights), 1)).sum(2)
+    # the query's judgements come first, then one of each support
+    about_query = len(weights) if features.shape[0] < 3 else min(len(weights), features.shape[0])
+    towards = torch.bmm(shares[:, :about_query], dots[:, 0, 1:])
+    if len(weights) > about_query:
+        supports = shares[:, about_query:, :, None] * dots[:, 1 : 1 + len(weights) - about_query, 1:]
+        towards = torch.cat([towards, supports.sum(2)], dim=1)
     own = _of_judged(dots.diagonal(dim1=1, dim2=2).transpose(1, 2), len(weights), 1)
     cosine = towards * torch.rsqrt((own * squared).clamp_min_(_EPS**2))
-    return (1.0 - cosine).transpose(0, 1).unflatten(2, (height, width))
+    return (1.0 - cosine).transpose(0, 1).unflatten(2, tuple(features.shape[3:]))
+
+
+def _dots(features: Tensor) -> Tensor:
+    """Dot products over the channels between all volumes: (1 + K, B, C, h, w) -> (B, 1 + K, 1 + K, h w)."""
+    return _dots_in_place(features) if features.device.type == "cpu" else _dots_of_positions(features)
+
+
+def _dots_in_place(features: Tensor) -> Tensor:
+    """In one pass over the features as they lie, half of the pairs: what a processor does best."""
+    count, batch, _, height, width = features.shape
+    flat = features.flatten(3).numpy()
+    dots = np.empty((batch, count, count, height * width), np.float32)
+    for number, volume in itertools.product(range(batch), range(count)):
+        row = dots[number, volume, volume:]
+        np.einsum("cp,jcp->jp", flat[volume, number], flat[volume:, number], out=row)
+        dots[number, volume + 1 :, volume] = row[1:]
+    return torch.from_numpy(dots)
+
+
+def _dots_of_positions(features: Tensor) -> Tensor:
+    """One small product of matrices a position, all in one call: what a graphics card does best."""
+    count, batch, channels, height, width = features.shape
+    positions = features.permute(1, 3, 4, 0, 2).reshape(-1, count, channels)
+    dots = torch.bmm(positions, positions.mT).view(batch, height * width, count * count)
+    return dots.transpose(1, 2).contiguous().unflatten(1, (count, count))
 
 
 def on_finest(residuals: Sequence[Tensor]) -> Tensor:

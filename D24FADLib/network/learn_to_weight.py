@@ -61,8 +61,8 @@ class LearnToWeight(nn.Module):
         return torch.einsum("nbx,kbx->nbk", projected, keys) * self._factor(scale, features)
 
     def _projected(self, scale: int, features: Tensor) -> Tensor:
-        weight = self.get_parameter(f"proj_in{scale + 1}.weight")
-        return F.conv2d(features, weight.transpose(0, 1)).flatten(1)
+        weight = self.get_parameter(f"proj_in{scale + 1}.weight").flatten(1)
+        return torch.einsum("oi,bop->bip", weight, features.flatten(2)).flatten(1)
 
     def _factor(self, scale: int, features: Tensor) -> Tensor | float:
         if self.cosine:

@@ -6,7 +6,7 @@ import copy
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -74,14 +74,15 @@ def ours(
     device = query.device
     encoder = choose_encoder("auto", model, device, None, precision, workers_on(device))
     comparer = Comparer(model, Evidence(1.0, 0.0), device, encoder)
-    batch = BATCH if device.type == "cpu" else default_batch(device, 1 + len(supports))
+    batch = default_batch(device, 1 if kept else 1 + len(supports))
     images = torch.cat([query[None], supports])
     height, width = query.shape[-2] // 4, query.shape[-1] // 4
     reach = torch.ones(len(supports), len(query), height, width, dtype=torch.bool)
     known = None
     if kept:
         with torch.inference_mode():
-            features = [f.unflatten(0, supports.shape[:2]) for f in encoder(supports.flatten(0, 1))]
+            student = encoder(supports.flatten(0, 1))[3:]
+            features = [f.unflatten(0, supports.shape[:2]) for f in student]
         # slices first, on the CPU, as `ReferenceSet` has them
         known = Resident([f.transpose(0, 1).half().cpu().numpy() for f in features])
 
@@ -114,7 +115,7 @@ def seconds(function: Callable[[], Tensor], repeat: int) -> tuple[float, float, 
 
 def per_slice(
     slices: int, size: int, repeat: int, supports: tuple[int, ...], device: torch.device
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """One row for each model, K, precision that the device has, and whether the supports are encoded in the
     run or kept: median ms a slice and the ratio to the plain loop of WRN50-2, side by side in one process."""
     from D24FADLib.errors import InputError
@@ -125,7 +126,6 @@ def per_slice(
         "WRN50-2 (random weights)": D24FADModel.build("wide_resnet50_2").eval(),
         "d24fad-lite0": load_model("d24fad-lite0")[0],
     }
-    rows: list[dict[str, Any]] = []
     for count in supports:
         query = torch.rand(slices, 3, size, size, device=device)
         normals = torch.rand(count, slices, 3, size, size, device=device)
@@ -138,6 +138,7 @@ def per_slice(
             for precision, kept in itertools.product(("f32", "bf16", "f16"), (False, True)):
                 case = {
                     "model": name,
+                    "pixels": size,
                     "K": count,
                     "precision": precision,
                     "supports": "kept" if kept else "run",
@@ -145,15 +146,11 @@ def per_slice(
                 try:
                     run = ours(model, precision, query, normals, kept)
                 except InputError as error:
-                    rows.append({**case, "note": str(error)})
+                    yield {**case, "note": str(error)}
                     continue
                 own, cores, result = seconds(run, repeat)
-                rows.append(
-                    {
-                        **case, "ratio": plain / own, "ratio_of_cores": plain_cores / cores,
-                        "ratio_to_wide": wide / own, "ms": own / slices * 1e3,
-                        "plain_ms": plain / slices * 1e3,
-                        "deviation": float((result.cpu() - expected.cpu()).abs().max()),
-                    }
-                )  # fmt: skip
-    return rows
+                yield {
+                    **case, "ratio": plain / own, "ratio_of_cores": plain_cores / cores,
+                    "ratio_to_wide": wide / own, "ms": own / slices * 1e3, "plain_ms": plain / slices * 1e3,
+                    "deviation": float((result.cpu() - expected.cpu()).abs().max()),
+                }  # fmt: skip

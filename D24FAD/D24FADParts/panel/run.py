@@ -64,6 +64,7 @@ class RunStep:
             (_("CPU"), "cpu"),
             (_("NVIDIA GPU (CUDA)"), "cuda"),
             (_("Apple GPU (MPS)"), "mps"),
+            (_("Intel GPU (OpenVINO)"), "intel-gpu"),
         ):
             self._ui.deviceSelector.addItem(text, value)
         for text, value in (

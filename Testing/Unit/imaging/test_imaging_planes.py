@@ -13,6 +13,7 @@ from D24FADLib.imaging.planes import (
     canonical_view,
     default_plane,
     from_canonical,
+    image_of_slices,
     in_plane_spacing,
     slice_axis,
     slice_index,
@@ -202,3 +203,31 @@ def test_the_view_shows_the_canonical_voxels(components: int) -> None:
         original = image(direction, components)
         expected = sitk.GetArrayFromImage(to_canonical(original))
         np.testing.assert_array_equal(canonical_view(original), expected)
+
+
+@pytest.mark.parametrize("components", [1, 3])
+@pytest.mark.parametrize("plane", list(Plane))
+@pytest.mark.parametrize("at_once", [1, 3, 64])
+def test_an_image_is_made_of_its_slices(
+    plane: Plane, components: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("D24FADLib.imaging.planes._AT_ONCE", at_once)
+    for direction in signed_permutations():
+        original = image(direction, components)
+        cut = slices(canonical_view(original), plane)
+
+        def fill(part: np.ndarray, start: int, cut: np.ndarray = cut) -> None:
+            assert len(part) <= at_once
+            part[...] = cut[start : start + len(part)]
+
+        made = image_of_slices(fill, original, plane, np.uint8, components > 1)
+        assert same_grid(made, original)
+        assert made.GetPixelID() == original.GetPixelID()
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(made), sitk.GetArrayFromImage(original))
+
+
+def test_slices_that_are_not_written_are_zero() -> None:
+    original = image(np.eye(3))
+    made = image_of_slices(lambda part, start: None, original, Plane.CORONAL, np.float32)
+    assert made.GetPixelID() == sitk.sitkFloat32
+    assert not sitk.GetArrayViewFromImage(made).any()

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from D24FADLib.inference.batches import Batches
 from D24FADLib.inference.comparison import Comparer, Evidence
-from D24FADLib.inference.residuals import nearest_residuals
+from D24FADLib.inference.resident import Resident
+from D24FADLib.inference.residuals import _dots_in_place, _dots_of_positions, nearest_residuals
 from D24FADLib.inference.runtimes import TorchEncoder
 
 SHAPES = ((8, 12, 10), (12, 6, 5), (16, 3, 3))  # the last width is no multiple of a block
@@ -109,6 +110,30 @@ def test_every_judgement_is_that_of_the_formula(supports: int) -> None:
         torch.testing.assert_close(quick[0], full, atol=1e-6, rtol=0)
         torch.testing.assert_close(quick[1], reduced, atol=1e-6, rtol=0)
         assert quick[2] is None
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 3, 4, 5), (6, 3, 40, 7, 8)])
+def test_both_ways_to_the_dot_products_are_the_definition(shape: tuple[int, ...]) -> None:
+    features = torch.randn(shape, generator=torch.Generator().manual_seed(4))
+    expected = (features[:, None] * features[None]).sum(3).permute(2, 0, 1, 3, 4).flatten(3)
+    for way in (_dots_in_place, _dots_of_positions):
+        torch.testing.assert_close(way(features), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("teacher", [0, 1])
+def test_kept_features_give_the_maps_of_encoded_ones(embedded, teacher: int) -> None:
+    one = Comparer(embedded, Evidence(1, teacher), torch.device("cpu"))
+    images = torch.rand(4, 5, 3, 64, 32, generator=torch.Generator().manual_seed(5))
+    reach = torch.ones(3, 5, 16, 8, dtype=torch.bool)
+    expected = one.batch(images, reach)
+    with torch.inference_mode():
+        features = [f.unflatten(0, (3, 5)) for f in one.encoder(images[1:].flatten(0, 1))]
+    kept = Resident([f.transpose(0, 1).half().numpy() for f in features[0 if teacher else 3 :]])
+    known = kept(slice(1, 4), torch.device("cpu"))
+    full, reduced, left_out, weights = one.batch(images[:1, 1:4], reach[:, 1:4], known)
+    assert left_out is None  # nothing about the supports themselves
+    for found, other in zip((full, reduced, weights), (expected[0], expected[1], expected[3]), strict=True):
+        assert (found - other[1:4]).abs().max() < 0.05 * other.std()  # kept in float16
 
 
 class Greedy:
