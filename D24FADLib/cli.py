@@ -15,6 +15,7 @@ from D24FADLib import __version__
 from D24FADLib.commands import benchmark, calibrate, demo, detect, info, send, series, train
 from D24FADLib.commands.progress import JsonReporter, Reporter, TerminalReporter
 from D24FADLib.errors import Cancelled, D24FADError, ModelError, OutputError
+from D24FADLib.windows import take_utf8_paths
 
 FAILED, BAD_INPUT, CANCELLED = 1, 2, 130
 # What a folder that was named for results, or the cache, may be the cause of.
@@ -40,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. 0 when done, 2 for input that cannot be used, 130 when interrupted, 1 out of memory."""
+    take_utf8_paths()
     args = build_parser().parse_args(argv)
     reporter: Reporter = JsonReporter() if getattr(args, "json", False) else TerminalReporter()
     # A polite kill ends as Ctrl-C does, so that nothing half-written stays behind.

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from slicer.i18n import tr as _
 
+# What PythonSlicer, a launcher, says where the Python it started crashed; its exit code is but 1 then.
+_LAUNCHED_CRASHED = "exit abnormally"
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -35,7 +38,7 @@ def ended(exitCode, crashed, details=""):
             "The detector could not be started. Restart Slicer; if that does not help, reinstall D24FAD."
         )
         return Problem("start", text, details)
-    if crashed or exitCode in (137, -9, 139, -11, 134, -6):
+    if crashed or exitCode in (137, -9, 139, -11, 134, -6) or _LAUNCHED_CRASHED in details:
         said = _("The detector ended unexpectedly, most often because memory ran out.")
         return Problem("crash", f"{said} {_wayOutOfMemory()}", details)
     text = _("The detector ended without a result (code {code}). Details tell more; nothing was changed.")

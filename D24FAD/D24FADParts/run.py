@@ -16,6 +16,7 @@ from D24FADLib.worker.estimate import TimeLeft
 from D24FADLib.worker.folder import RunFolder, remove_stale
 
 from . import exchange, explain, settings
+from .lifetimes import endLater
 from .references import ADVISED_LEAST, ReferenceList, describe, isUnusable, requireVolume
 from .results import Results
 from .steps import Steps
@@ -82,6 +83,14 @@ class Run:
 
     def start(self):
         """Raises D24FADError where the run cannot even begin; nothing is left behind then."""
+        try:
+            self._begin()
+        except Exception:
+            self._over = True
+            self._cleanUp()
+            raise
+
+    def _begin(self):
         self._query, self._used = check(self._parameters)
         self._started = time.monotonic()
         remove_stale(self._temp)
@@ -96,11 +105,7 @@ class Run:
                 self._names[f"support_{number:02d}.nrrd"] = row.name
             self._supports.append(path)
         self._names["query.nrrd"] = self._query.GetName()
-        try:
-            exchange.requireSpace(self._folder, [node for node, _path in work], len(self._supports))
-        except D24FADError:
-            self._folder.remove()
-            raise
+        exchange.requireSpace(self._folder, [node for node, _path in work], len(self._supports))
         self._observe([node for node, _path in work])
         logging.info("D24FAD: run started with %d references", len(self._supports))
         self._steps = Steps(
@@ -125,7 +130,6 @@ class Run:
         """The module is going away: end everything at once, tell nobody."""
         if not self._over:
             self._over = True
-            self._stopSteps()
             if self._worker is not None:
                 self._worker.abandon()
             self._cleanUp()
@@ -325,8 +329,11 @@ class Run:
             self._steps = None
 
     def _cleanUp(self):
+        self._stopSteps()
         self._watch.stop()
+        endLater(self._watch)
         self._forgetObservers()
+        self._query = None  # whoever keeps the run does not keep a volume
         if self._folder is not None and not self._folder.remove():
             # A dying worker may hold a file for a moment longer (Windows).
             folder = self._folder

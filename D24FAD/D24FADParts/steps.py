@@ -4,6 +4,8 @@ import time
 
 import qt
 
+from .lifetimes import endLater
+
 TURN_SECONDS = 0.02
 
 
@@ -21,15 +23,23 @@ class Steps:
         self._timer.start()
 
     def stop(self):
-        self._timer.stop()
-        generator, self._generator = self._generator, None
+        generator = self._generator
+        self._end()
         if generator is not None:
             generator.close()
 
+    def _end(self):
+        """Lets go of everything, volumes among it: once."""
+        if self._generator is not None:
+            self._generator = self._onDone = self._onError = self._onStep = None
+            self._timer.stop()
+            endLater(self._timer)
+
     def _done(self):
         if self._generator is not None:
-            self._generator = None
-            self._onDone()
+            onDone = self._onDone
+            self._end()
+            onDone()
 
     def _turn(self):
         until = time.perf_counter() + TURN_SECONDS
@@ -46,6 +56,6 @@ class Steps:
                 # In a turn of its own, which `stop` can still prevent.
                 qt.QTimer.singleShot(0, self._done)
         except Exception as error:
-            self._timer.stop()
-            self._generator = None
-            self._onError(error)
+            onError = self._onError
+            self._end()
+            onError(error)

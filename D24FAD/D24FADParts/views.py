@@ -77,9 +77,11 @@ def alignTo(volumeNode):
 
 
 def sliceNodeAlong(direction):
-    """The slice node that looks along this RAS direction, None where none nearly does."""
+    """The slice node of the layout that looks along this RAS direction, None where none nearly does."""
     best, most = None, 0.7
-    for node in sliceNodes():
+    # Those of other layouts are in the scene too, and stay where they were last.
+    nodes = sliceNodes()
+    for node in [node for node in nodes if node.IsMappedInLayout()] or nodes:
         normal = np.array([node.GetSliceToRAS().GetElement(row, 2) for row in range(3)])
         cosine = abs(float(np.dot(normal / np.linalg.norm(normal), direction)))
         if cosine > most:

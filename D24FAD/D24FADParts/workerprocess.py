@@ -1,6 +1,5 @@
 """The worker as a QProcess: started, listened to and ended without ever waiting for it."""
 
-import contextlib
 import os
 import shutil
 import sys
@@ -9,6 +8,8 @@ import qt
 
 from D24FADLib.worker import processes
 from D24FADLib.worker.protocol import HOLD, RUN_FOLDER, EventReader, Noise, Started
+
+from .lifetimes import endLater
 
 GENTLE_MS = 400  # from asking the worker to end to ending it
 _TAIL = 4000  # characters of what the worker said last, for whoever looks for the cause
@@ -92,7 +93,7 @@ class WorkerProcess:
             self._endNow()
             self._process.kill()
             self._process.waitForFinished(200)
-            self._process = None
+            self._end(-1, True)
 
     def _note(self, pid):
         if pid > 0:
@@ -140,8 +141,8 @@ class WorkerProcess:
         self._force.stop()
         # The leader is gone; what it started must not outlive it.
         self._endNow()
-        with contextlib.suppress(Exception):
-            process.deleteLater()
+        endLater(process)
+        endLater(self._force)
         self._onEnded(exitCode, crashed)
 
 

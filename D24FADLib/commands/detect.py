@@ -53,7 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=["none", "position", "rigid", "affine"],
         help="how references are brought onto the study (default: affine for volumes, none for pictures)",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps or intel-gpu")
     parser.add_argument("--runtime", choices=["auto", "torch", "openvino"], default="auto")
     parser.add_argument(
         "--precision",

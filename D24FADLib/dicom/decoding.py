@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..windows import NO_WINDOW, take_utf8_paths
 from . import headers
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class ChildDecoder:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": paths},
+            creationflags=NO_WINDOW,
         )
         self._process = process
         self._answers = Queue()
@@ -154,6 +156,7 @@ def _listen(process: subprocess.Popen[bytes], answers: Queue[Any]) -> None:
 
 def main() -> int:
     """The child: one [path, frame] a line."""
+    take_utf8_paths()
     opened: tuple[str, Dataset] | None = None
     # What a library prints must not come between the answers.
     answers = os.dup(sys.stdout.fileno())

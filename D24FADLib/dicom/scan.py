@@ -19,6 +19,7 @@ from queue import Empty, Queue
 from threading import Thread
 from typing import Any
 
+from ..windows import NO_WINDOW
 from . import headers
 from .records import Row, row_of
 
@@ -101,6 +102,7 @@ class _Worker:
             encoding="utf-8",
             errors="surrogateescape",
             env={**os.environ, "PYTHONPATH": paths, "PYTHONUTF8": "1"},
+            creationflags=NO_WINDOW,
         )
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(salt.hex()) + "\n")

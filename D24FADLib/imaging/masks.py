@@ -25,6 +25,11 @@ class PackedMask:
         cols = sides[2] if len(sides) > 2 else slice(None)
         return bits.view(np.bool_)[..., cols]
 
+    def of_rows(self, sections: slice, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """These rows of the sections (n, rows, cols), without unpacking the others."""
+        bits = np.unpackbits(np.take(self.bits[sections], rows, 1), axis=-1, count=self.shape[2])
+        return bits.view(np.bool_)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         mask = self[:]
         return mask if dtype is None else mask.astype(dtype)

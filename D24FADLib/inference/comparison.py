@@ -124,9 +124,9 @@ def inputs_of(
         voxels = torch.empty(len(parts) * len(parts[0]), *parts[0].shape[1:], pin_memory=on_card)
         np.concatenate(parts, out=voxels.numpy())
         images = to_input(voxels, size, device if on_card else _CPU).unflatten(0, (len(parts), -1))
-        section = (slice(box[0].start + chunk.start, box[0].start + chunk.stop), *box[1:])
-        reaching = torch.stack([torch.from_numpy(on_grid(c[section], grid)) for c in covered])
-        return images, reaching, known(chunk, device)
+        section = (slice(box[0].start + chunk.start, box[0].start + chunk.stop), box[1], box[2])
+        reaching = np.stack([on_grid(mask, section, grid) for mask in covered])
+        return images, torch.from_numpy(reaching), known(chunk, device)
 
     return inputs
 
@@ -368,7 +368,7 @@ def _compare_volume(
     """A volume by the texture's distances and its appearance; see `volumes`."""
     features, weights = parts
     grid = (int(features.shape[-2]), int(features.shape[-1]))
-    body = on_grid(prepared.body[prepared.box], grid)
+    body = on_grid(prepared.body, prepared.box, grid)
     normal = prepared.references.normal if prepared.references else None
     if normal is None:
         bodies = prepared.support_body_on(grid)

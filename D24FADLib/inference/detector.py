@@ -65,7 +65,7 @@ def _detect(
 
     from D24FADLib.inference.batches import workers_on
     from D24FADLib.inference.comparison import Comparer, Evidence, compare
-    from D24FADLib.inference.devices import choose_device, default_batch
+    from D24FADLib.inference.devices import choose_device, default_batch, openvino_device
     from D24FADLib.inference.dropping import among_all
     from D24FADLib.inference.explain import explain, name_departures
     from D24FADLib.inference.inputs import check_inputs
@@ -96,6 +96,7 @@ def _detect(
         checksum if options.cache else None,
         options.precision,
         workers_on(device),
+        openvino_device(options.device, options.runtime) if device.type == "cpu" else "CPU",
     )
     pictures = PictureEvidence.of(about.get("pictures"))
     volumes = VolumeEvidence.of(about.get("volumes"))
@@ -135,7 +136,8 @@ def _detect(
     shares = among_all(_all_shares(compared.weights.mean(axis=1), prepared), judged.kept, len(supports))
     if about.get("changed"):
         misfits.append("The model's weights are not those that its metadata names: its results are unproven.")
-    checks = judged.checks([*misfits, *prepared.warnings, *compared.notes], unlearned)
+    notes = [*misfits, *prepared.warnings, *compared.notes, *encoder.notes]
+    checks = judged.checks(notes, unlearned)
     withheld = any(check.severity == REFUSE for check in checks) and not options.unsuitable_anyway
     findings, labels = find(
         anomaly_map, np.inf if withheld else threshold, prepared.plane, scored.min_volume_ml
@@ -177,8 +179,8 @@ def _detect(
         run_record(
             detection, supports, asdict(options), metadata, clock.seconds,
             {
-                "type": str(device), "runtime": encoder.name, "precision": encoder.precision,
-                "torch": torch.__version__, "batch": batch,
+                "type": str(device), "runtime": encoder.name, "networks_on": encoder.device,
+                "precision": encoder.precision, "torch": torch.__version__, "batch": batch,
             },
         )
     )  # fmt: skip

@@ -15,7 +15,7 @@ class DetectionOptions:
     """What can be asked of `detect`.
 
     plane, align: None chooses by the study (acquisition plane; affine for volumes, none for pictures).
-    model: an embedded model's name or a bundle folder. device: auto, cpu, cuda or mps.
+    model: an embedded model's name or a bundle folder. device: auto, cpu, cuda, mps or intel-gpu.
     runtime: what runs the networks; auto takes OpenVINO on a CPU where it is installed, else torch.
     precision: what the networks compute in, auto, f32, bf16 or f16; auto takes f32 on a CPU.
     threshold: on the map; None derives it from `false_positives_per_study`, the number of false findings

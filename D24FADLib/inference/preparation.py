@@ -112,14 +112,20 @@ class Prepared:
 
     def support_body_on(self, grid: tuple[int, int]) -> NDArray[np.bool_]:
         """(K, n, h, w): each support's body in the box, on a feature grid."""
-        return np.stack([on_grid(body[self.box], grid) for body in self.support_bodies])
+        return np.stack([on_grid(body, self.box, grid) for body in self.support_bodies])
 
 
-def on_grid(mask: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.bool_]:
-    """A mask (n, rows, cols) sampled at the positions of a feature grid (n, h, w), corners aligned."""
-    rows = np.linspace(0, mask.shape[1] - 1, grid[0]).round().astype(int)
-    cols = np.linspace(0, mask.shape[2] - 1, grid[1]).round().astype(int)
-    return np.ascontiguousarray(mask[:, rows][:, :, cols])
+def on_grid(mask: NDArray[np.bool_] | PackedMask, box: Box, grid: tuple[int, int]) -> NDArray[np.bool_]:
+    """The box of a mask (n, rows, cols) at the positions of a feature grid: (n, h, w), corners aligned."""
+    sections, *sides = box
+    rows, cols = (
+        side.start + np.linspace(0, side.stop - side.start - 1, count).round().astype(int)
+        for side, count in zip(sides, grid, strict=True)
+    )
+    of_rows = (
+        mask.of_rows(sections, rows) if isinstance(mask, PackedMask) else np.take(mask[sections], rows, 1)
+    )
+    return np.take(of_rows, cols, 2)
 
 
 def on_references_grid(query: Volume, supports: Sequence[Volume]) -> bool:

@@ -1,4 +1,5 @@
-"""What runs the networks: torch everywhere, OpenVINO on CPUs, where it is about ten times as fast.
+"""What runs the networks: torch everywhere, OpenVINO on CPUs, where it is about ten times as fast, and on
+Intel's graphics processors.
 
 Precision is a choice. f32 is exact; bf16 and f16 are for devices with instructions for them, and change the
 features by about 1 % and 0.1 %. `auto` takes f16 on CUDA cards that have tensor cores, else f32.
@@ -9,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import shutil
-import sys
 import threading
 import warnings
 from typing import Any, Protocol
@@ -21,13 +21,9 @@ from torch import Tensor, nn
 from D24FADLib import __version__
 from D24FADLib.errors import InputError
 from D24FADLib.inference.cache import conversions_folder, kept_whole
-from D24FADLib.inference.devices import exact_convolutions, sent
+from D24FADLib.inference.devices import INTEL_GPU, exact_convolutions, sent
 from D24FADLib.inference.folding import reduced
 from D24FADLib.network.model import D24FADModel
-
-# OpenVINO's telemetry would report each conversion to a web service and keep an id in the user's home. Found
-# missing it is left out; so this stands before any import of OpenVINO.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 RUNTIMES = ("auto", "torch", "openvino")
 PRECISIONS = ("auto", "f32", "bf16", "f16")
@@ -37,10 +33,15 @@ _CONVERSION = 3  # of the way networks are converted: another number makes kept 
 
 class Encoder(Protocol):
     """Images (N, 3, H, W) in [0, 1] -> teacher and student features, three each, at strides 4, 8, 16:
-    float32, in memory of their own. `precision` is what it computes in. Threads may call it side by side."""
+    float32, in memory of their own. `precision` is what it computes in, `device` where; notes: what the
+    reader should know. Threads may call it side by side."""
 
     name: str
     precision: str
+    notes: list[str]
+
+    @property
+    def device(self) -> str: ...
 
     def __call__(self, images: Tensor) -> list[Tensor]: ...
 
@@ -62,12 +63,17 @@ class TorchEncoder:
 
     def __init__(self, model: D24FADModel, device: torch.device, precision: str = "f32") -> None:
         self.precision = precision
+        self.notes: list[str] = []
         self._device = device
         self._run: nn.Module = _Features(model)
         if precision != "f32":
             self._run = reduced(self._run, _TYPES[precision]).to(device)
         if device.type == "cuda":  # the copy is complete before other threads, with streams of their own, run
             torch.cuda.synchronize(device)
+
+    @property
+    def device(self) -> str:
+        return str(self._device)
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         if images.stride(1) == 0:  # gray: one channel travels
@@ -89,30 +95,61 @@ def _few_shapes(images: Tensor) -> Tensor:
 
 
 class OpenVinoEncoder:
-    """The networks converted for the CPU, compiled once per input shape, run image by image: what lies
-    between two layers of one image stays in a core's cache, that of a batch does not.
+    """The networks converted, compiled once per input shape, run image by image: what lies between two layers
+    of one image stays in a core's cache, that of a batch does not.
 
     The conversion takes many times as long as a study: it is kept in `conversions_folder()`, safe to
     delete, under `key`, the checksum of the model's weights (None: not kept). `streams` calls run at a
-    time, each on its own share of the cores.
+    time, each on its own share of the cores. on: "CPU", or another of OpenVINO's devices, for which the CPU
+    takes over, and `notes` says so, where it fails: drivers of graphics processors do.
     """
 
     name = "openvino"
 
     def __init__(
-        self, model: D24FADModel, key: str | None = None, precision: str = "f32", streams: int = 1
+        self,
+        model: D24FADModel,
+        key: str | None = None,
+        precision: str = "f32",
+        streams: int = 1,
+        on: str = "CPU",
     ) -> None:
         self.precision = precision
+        self.notes: list[str] = []
+        self._on = on
         self._model = model
         self._key = key
         self._streams = streams
         self._network: Any = None
-        self._compiled: dict[tuple[int, int], Any] = {}
+        self._compiled: dict[tuple[str, int, int], Any] = {}
         self._lock = threading.Lock()
         self._own = threading.local()  # a request serves one thread
 
+    @property
+    def device(self) -> str:
+        return "cpu" if self._on == "CPU" else INTEL_GPU
+
     def __call__(self, images: Tensor) -> list[Tensor]:
-        shape = (images.shape[-2], images.shape[-1])
+        on = self._on
+        try:
+            return self._features(images, on)
+        except RuntimeError:
+            if on == "CPU":
+                raise
+        self._fall_back()
+        return self._features(images, "CPU")
+
+    def _fall_back(self) -> None:
+        with self._lock:
+            if self._on != "CPU":
+                self._on, self.precision = "CPU", "f32"
+                self.notes.append(
+                    "Intel's graphics processor could not run the networks: the processor computed instead. "
+                    "Update its driver, or choose another device."
+                )
+
+    def _features(self, images: Tensor, on: str) -> list[Tensor]:
+        shape = (on, images.shape[-2], images.shape[-1])
         requests = self._own.__dict__.setdefault("requests", {})
         if shape not in requests:
             with self._lock:
@@ -127,19 +164,22 @@ class OpenVinoEncoder:
                 feature[number] = torch.from_numpy(result[index][0])
         return features
 
-    def _compile(self, height: int, width: int) -> Any:
+    def _compile(self, on: str, height: int, width: int) -> Any:
         import openvino
 
         if self._network is None:
             self._network = self._kept() if self._key else self._converted()
         self._network.reshape([1, 3, height, width])
-        # A fixed number of streams keeps the order of sums the same from run to run.
-        settings = {
-            "INFERENCE_PRECISION_HINT": self.precision,
-            "NUM_STREAMS": str(self._streams),
-            "INFERENCE_NUM_THREADS": str(max(self._streams, torch.get_num_threads())),
-        }
-        compiled = openvino.Core().compile_model(self._network, "CPU", settings)
+        settings = {"INFERENCE_PRECISION_HINT": self.precision}
+        if on == "CPU":
+            # A fixed number of streams keeps the order of sums the same from run to run.
+            settings["NUM_STREAMS"] = str(self._streams)
+            settings["INFERENCE_NUM_THREADS"] = str(max(self._streams, torch.get_num_threads()))
+        else:
+            settings["PERFORMANCE_HINT"] = "THROUGHPUT"
+            if self._key:  # compiling takes a graphics processor's driver many seconds
+                settings["CACHE_DIR"] = str(conversions_folder() / "compiled")
+        compiled = openvino.Core().compile_model(self._network, on, settings)
         # The bindings set themselves up in their first call: two threads in it at once wait for each other
         # for ever (one holds the interpreter's lock, the other what it waits for). So it is made here, alone.
         compiled.create_infer_request().infer([np.zeros((1, 3, height, width), np.float32)])
@@ -219,8 +259,9 @@ def _fuse_pads(network: Any, side: int) -> None:
     network.validate_nodes_and_infer_types()
 
 
-def choose_precision(wanted: str, device: torch.device, openvino: bool) -> str:
-    """What the device computes in. InputError where it has no instructions for what is asked for."""
+def choose_precision(wanted: str, device: torch.device, openvino: str | None) -> str:
+    """What the device, or this one of OpenVINO's, computes in. InputError where it has no instructions for
+    what is asked for."""
     if wanted not in PRECISIONS:
         raise InputError(f"--precision {wanted}: choose one of {', '.join(PRECISIONS)}")
     if wanted == "auto":
@@ -229,7 +270,7 @@ def choose_precision(wanted: str, device: torch.device, openvino: bool) -> str:
     if openvino and wanted != "f32":
         import openvino as library
 
-        usable = library.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        usable = library.Core().get_property(openvino, "OPTIMIZATION_CAPABILITIES")
         if {"bf16": "BF16", "f16": "FP16"}[wanted] not in usable:
             raise InputError(
                 f"--precision {wanted}: this processor has no instructions for it; leave it out (f32)"
@@ -244,8 +285,9 @@ def choose_encoder(
     key: str | None = None,
     precision: str = "auto",
     streams: int = 1,
+    on: str = "CPU",
 ) -> Encoder:
-    """The encoder for a model whose weights have the checksum `key`.
+    """The encoder for a model whose weights have the checksum `key`; on: see `openvino_device`.
 
     InputError where OpenVINO is asked for and is not installed, or for a device it does not serve here, and
     for a precision that the device does not have.
@@ -258,7 +300,7 @@ def choose_encoder(
     if runtime == "openvino" and device.type != "cpu":
         raise InputError(f"--runtime openvino runs on the CPU, not on {device}; leave out --device")
     through_openvino = device.type == "cpu" and installed and runtime != "torch"
-    chosen = choose_precision(precision, device, through_openvino)
+    chosen = choose_precision(precision, device, on if through_openvino else None)
     if through_openvino:
-        return OpenVinoEncoder(model, key, chosen, streams)
+        return OpenVinoEncoder(model, key, chosen, streams, on)
     return TorchEncoder(model.to(device).eval(), device, chosen)

@@ -56,7 +56,7 @@ class Scored:
         smoothed_as = partial(smooth, sigma=sigma) if compared.normal is None else np.asarray
         # With less than half of the references there, nothing of what follows would hold.
         reached = compared.covered >= max(1, (compared.weights.shape[-1] + 1) // 2)
-        inside = on_grid(prepared.body[prepared.box], grid[1:])
+        inside = on_grid(prepared.body, prepared.box, grid[1:])
         self.unjudged = float((inside & ~reached).sum() / max(inside.sum(), 1))
         self.body = inside & reached
         full = np.where(reached, compared.full, np.nan).astype(np.float32)

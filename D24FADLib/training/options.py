@@ -99,7 +99,7 @@ class Engine:
         """Raise InputError where this computer has not what is asked for."""
         found = available_devices()
         named = {"cuda": ["gpu", "cuda"], "mps": ["gpu", "mps"], "cpu": ["cpu"]}
-        usable = ["auto", *dict.fromkeys(name for device in found for name in named[device])]
+        usable = ["auto", *dict.fromkeys(name for device in found for name in named.get(device, ()))]
         if self.accelerator not in usable:
             raise InputError(
                 f"--accelerator {self.accelerator}: not available here; usable: {', '.join(usable)}"

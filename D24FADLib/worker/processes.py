@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-_NO_WINDOW = 0x08000000  # Windows' CREATE_NO_WINDOW
+from ..windows import NO_WINDOW
 
 
 def is_alive(pid: int) -> bool:
@@ -22,7 +22,7 @@ def is_alive(pid: int) -> bool:
             capture_output=True,
             text=True,
             check=False,
-            creationflags=_NO_WINDOW,
+            creationflags=NO_WINDOW,
         )
         return str(pid) in listed.stdout
     try:
@@ -45,7 +45,7 @@ def end_tree(pid: int, *, gently: bool = False) -> None:
                 ["taskkill", "/PID", str(pid), "/T", "/F"],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                creationflags=_NO_WINDOW,
+                creationflags=NO_WINDOW,
             )
         return
     signum = signal.SIGTERM if gently else signal.SIGKILL

@@ -112,12 +112,12 @@ def _cyclic(kept: Resident, chunk: slice, device: torch.device) -> list[Tensor]:
 
 
 def kept_features(encoder: Callable[[Tensor], list[Tensor]], supports: Sequence[Voxels]) -> Resident:
-    """As `--reference-cache` keeps them: float16, slices first."""
+    """As `--reference-cache` keeps them for the student's evidence: float16, slices first."""
     stores: list[list[NDArray[np.float16]]] = []
     for support in supports:
         images = torch.from_numpy(support)[:, None].expand(-1, 3, -1, -1)
         with torch.inference_mode():
-            parts = [[f.half().cpu().numpy() for f in encoder(part)] for part in images.split(32)]
+            parts = [[f.half().cpu().numpy() for f in encoder(part)[3:]] for part in images.split(32)]
         stores.append([np.concatenate(scale) for scale in zip(*parts, strict=True)])
     return Resident([np.stack(scale, axis=1) for scale in zip(*stores, strict=True)])
 

@@ -6,7 +6,7 @@ import copy
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -115,7 +115,7 @@ def seconds(function: Callable[[], Tensor], repeat: int) -> tuple[float, float, 
 
 def per_slice(
     slices: int, size: int, repeat: int, supports: tuple[int, ...], device: torch.device
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """One row for each model, K, precision that the device has, and whether the supports are encoded in the
     run or kept: median ms a slice and the ratio to the plain loop of WRN50-2, side by side in one process."""
     from D24FADLib.errors import InputError
@@ -126,7 +126,6 @@ def per_slice(
         "WRN50-2 (random weights)": D24FADModel.build("wide_resnet50_2").eval(),
         "d24fad-lite0": load_model("d24fad-lite0")[0],
     }
-    rows: list[dict[str, Any]] = []
     for count in supports:
         query = torch.rand(slices, 3, size, size, device=device)
         normals = torch.rand(count, slices, 3, size, size, device=device)
@@ -139,6 +138,7 @@ def per_slice(
             for precision, kept in itertools.product(("f32", "bf16", "f16"), (False, True)):
                 case = {
                     "model": name,
+                    "pixels": size,
                     "K": count,
                     "precision": precision,
                     "supports": "kept" if kept else "run",
@@ -146,15 +146,11 @@ def per_slice(
                 try:
                     run = ours(model, precision, query, normals, kept)
                 except InputError as error:
-                    rows.append({**case, "note": str(error)})
+                    yield {**case, "note": str(error)}
                     continue
                 own, cores, result = seconds(run, repeat)
-                rows.append(
-                    {
-                        **case, "ratio": plain / own, "ratio_of_cores": plain_cores / cores,
-                        "ratio_to_wide": wide / own, "ms": own / slices * 1e3,
-                        "plain_ms": plain / slices * 1e3,
-                        "deviation": float((result.cpu() - expected.cpu()).abs().max()),
-                    }
-                )  # fmt: skip
-    return rows
+                yield {
+                    **case, "ratio": plain / own, "ratio_of_cores": plain_cores / cores,
+                    "ratio_to_wide": wide / own, "ms": own / slices * 1e3, "plain_ms": plain / slices * 1e3,
+                    "deviation": float((result.cpu() - expected.cpu()).abs().max()),
+                }  # fmt: skip

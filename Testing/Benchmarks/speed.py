@@ -59,8 +59,9 @@ def _cpuinfo() -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
-def part_slices(args: argparse.Namespace) -> list[Row]:
-    return per_slice(args.slices, 128, args.repeat, tuple(args.supports), torch.device("cpu"))
+def part_slices(args: argparse.Namespace) -> Iterator[Row]:
+    for pixels in args.pixels:
+        yield from per_slice(args.slices, pixels, args.repeat, tuple(args.supports), torch.device("cpu"))
 
 
 def part_studies(args: argparse.Namespace) -> Iterator[Row]:
@@ -141,7 +142,7 @@ def markdown(results: dict[str, list[Row]], about: Row) -> str:
         # ratios first
         columns.sort(
             key=lambda c: (
-                c not in ("model", "K", "precision", "supports", "images", "size", "mode"),
+                c not in ("model", "pixels", "K", "precision", "supports", "images", "size", "mode"),
                 "ratio" not in c,
             )
         )
@@ -162,6 +163,8 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--repeat", type=int, default=5, help="runs of each case; their median is shown")
     parser.add_argument("--slices", type=int, default=16, help="query slices of a run in part slices")
+    pixels = "side of the slices of part slices (the embedded model's own is 256)"
+    parser.add_argument("--pixels", type=int, nargs="+", default=[128, 256], help=pixels)
     parser.add_argument("--supports", type=int, nargs="+", default=[2, 4, 8], help="K of part slices")
     parser.add_argument("--streamed", type=int, default=4608, help="slices of a run in part gpu")
     names = [_named(size) for size in SIZES]

@@ -112,6 +112,28 @@ def test_findings_that_the_detector_withholds_are_not_shown(loaded, host, screen
     assert not ui.withheldMessage.isVisible()
 
 
+def test_a_map_of_small_numbers_has_a_threshold_to_move(loaded, host):
+    from D24FADParts import layers
+    from D24FADParts.results import Outcome, Results
+
+    panel, query, _references = loaded
+    shape = query.GetImageData().GetDimensions()[::-1]
+    image, array = layers.emptyImage(shape, np.float32)
+    array[:] = 0.0005
+    array[8:12, 20:26, 15:21] = 0.0042
+    scores = [0.0] * shape[0]
+    found = Results(panel.logic.getParameterNode())
+    list(found.replace(query, Outcome(image, None, [], scores, scores, [], 0.0031, False, "axial", [], [])))
+    panel.logic.setResults(found)
+    panel.refresh()
+    slider = panel.ui.thresholdSlider
+    assert abs(slider.value - 0.0031) < 1e-6
+    assert np.allclose((slider.minimum, slider.maximum), found.thresholdRange(), rtol=0, atol=1e-4)
+    slider.value = 0.0041
+    host.process_events(0.1)
+    assert found.count == 1
+
+
 def test_findings_of_another_study_say_so(loaded, host):
     panel, query, references = loaded
     chooseInMenu(panel.ui.addLoadedButton, "Normal 1")

@@ -334,6 +334,12 @@ def test_missing_packages_are_asked_for_first(loaded, host, screenshot):
     panel.ui.wheelFolderEdit.currentPath = ""
 
 
+def wheels():
+    import slicer
+
+    return slicer.app.userSettings().value("D24FAD/WheelFolder", "")
+
+
 def test_advanced_settings_reach_the_worker(loaded, host, screenshot):
     panel, _query, _references = loaded
     ui = panel.ui
@@ -355,6 +361,64 @@ def test_advanced_settings_reach_the_worker(loaded, host, screenshot):
     assert (seen[0].device, seen[0].align, seen[0].plane, seen[0].batch) == ("cpu", "rigid", "coronal", 4)
     assert seen[0].false_positives_per_study == 0.5
     assert (seen[0].drop_outliers, seen[0].unsuitable_anyway) == (True, True)
+
+
+def test_advanced_settings_are_typed_and_emptied(panel, host):
+    """What is typed stays as it is typed, and an emptied path is the default again."""
+    from D24FADParts import settings
+
+    ui = panel.ui
+    ui.advancedButton.collapsed = False
+    host.process_events(0.1)
+
+    def options():
+        return settings.options(panel.logic.getParameterNode())
+
+    field = ui.modelPathEdit.findChild(QtWidgets.QLineEdit)
+    QTest.keyClicks(field, "/ms")
+    field.setCursorPosition(2)
+    QTest.keyClicks(field, "odel")
+    assert options().model == "/models"
+    for edit, saved in ((ui.modelPathEdit, lambda: options().model), (ui.wheelFolderEdit, wheels)):
+        field = edit.findChild(QtWidgets.QLineEdit)
+        field.selectAll()
+        QTest.keyClicks(field, "/a")
+        assert saved() == "/a"
+        field.selectAll()
+        QTest.keyClick(field, QtCore.Qt.Key_Delete)
+        assert saved() == ""
+        panel.refresh()
+        assert edit.currentPath == ""
+        assert edit.filters == 0x001
+    for box, keys, name in (
+        (ui.budgetSpinBox, "2.5", "false_positives_per_study"),
+        (ui.batchSpinBox, "12", "batch"),
+    ):
+        box.selectAll()
+        QTest.keyClicks(box, keys)
+        assert getattr(options(), name) == float(keys)
+
+
+def test_a_tall_panel_has_no_gaps(loaded, host, screenshot):
+    panel, _query, _references = loaded
+    ui = panel.ui
+    chooseInMenu(ui.addLoadedButton, "All of these")
+    runToEnd(panel, host)
+    panel.parent.resize(430, 1500)
+    screenshot(panel.parent, "12-tall")
+
+    def edges(widget):
+        top = widget.mapTo(panel.parent, QtCore.QPoint(0, 0)).y()
+        return top, top + QtWidgets.QWidget.height(widget)
+
+    for above, below in (
+        (ui.addLoadedButton, ui.referencesTable),
+        (ui.referencesTable, ui.removeButton),
+        (ui.runMessage, ui.advancedButton),
+        (ui.findingsTable, ui.plotFrame),
+        (ui.plotFrame, ui.exportMapButton),
+    ):
+        assert edges(below)[0] - edges(above)[1] < 20, (above.name, below.name)
 
 
 def test_in_a_dark_theme(loaded, host, screenshot):

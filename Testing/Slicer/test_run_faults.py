@@ -1,7 +1,9 @@
 """What can go wrong with a worker, its volumes and its files: one clear message, and nothing left behind."""
 
+import gc
 import json
 import os
+import sys
 import time
 
 import pytest
@@ -82,6 +84,33 @@ def test_a_python_that_cannot_be_started(ready, host, temp, quiet_log, monkeypat
     told = run(ready, host, "well")
     assert told.ended == ["failed"]
     assert "could not be started" in told.problem.text
+    assert left_in(temp) == []
+
+
+LAUNCHER = """#!{python}
+import subprocess, sys
+ended = subprocess.run([{python!r}, *sys.argv[1:]]).returncode
+if ended < 0:
+    print("error: [{python}] exit abnormally - Report the problem.", file=sys.stderr)
+sys.exit(1 if ended < 0 else ended)
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("kill", "crash"), ("segfault", "crash"), ("nonsense", "nonsense"), ("well", None)]
+)
+def test_a_worker_behind_a_launcher(ready, host, temp, quiet_log, monkeypatch, tmp_path, mode, kind):
+    """PythonSlicer is one: whatever Python dies of, its own exit code is 1."""
+    from D24FADParts import workerprocess
+
+    launcher = tmp_path / "PythonSlicer"
+    launcher.write_text(LAUNCHER.format(python=sys.executable))
+    launcher.chmod(0o700)
+    monkeypatch.setattr(workerprocess, "pythonExecutable", lambda: str(launcher))
+    told = run(ready, host, mode)
+    assert told.ended == (["failed"] if kind else ["finished"])
+    assert (told.problem and told.problem.kind) == kind
+    assert kind != "crash" or "memory" in told.problem.text
     assert left_in(temp) == []
 
 
@@ -178,6 +207,40 @@ def test_a_reference_deleted_before_the_run_is_named(ready, host):
         ready.startDetection(Told())
 
 
+@pytest.mark.parametrize("mode", ["well", "cut", "cancel"])
+def test_a_run_that_is_over_keeps_no_volume(ready, host, mode):
+    """Qt keeps what a signal calls as long as the object lives whose signal it is."""
+    import slicer
+    from D24FADParts.run import Run
+    from D24FADParts.steps import Steps
+    from D24FADParts.workerprocess import WorkerProcess
+
+    gone = []
+
+    def watch(name, thing):
+        thing.AddObserver("DeleteEvent", lambda *_: gone.append(name))
+
+    watch("query", ready.query())
+    ready.showResults = lambda: None  # a view's pipeline keeps what it has drawn
+    if mode == "cancel":
+        ready.workerArguments = behaving("hang")
+        told = Told()
+        ready.startDetection(told)
+        assert host.process_events(10, until=lambda: told.progress and told.progress[-1][1] == "compare")
+        ready.cancelDetection()
+        assert host.process_events(5, until=lambda: told.ended)
+    else:
+        run(ready, host, mode)
+    if mode == "well":
+        watch("map", ready.results().node("Map").GetImageData())
+        watch("weight", ready.results().weightNodes()[0].GetImageData())
+    slicer.mrmlScene.Clear(False)
+    assert host.process_events(2, until=lambda: gc.collect() is not None and "query" in gone)
+    assert set(gone) == ({"query", "map", "weight"} if mode == "well" else {"query"})
+    kept = [thing for thing in gc.get_objects() if isinstance(thing, (Run, Steps, WorkerProcess))]
+    assert [thing for thing in kept if thing is not ready.currentRun()] == []
+
+
 def test_starting_twice_starts_one(ready, host, temp):
     ready.workerArguments = behaving("slow:0.02")
     told, again = Told(), Told()
@@ -248,7 +311,7 @@ def test_the_supervised_worker_ends_with_the_application(tmp_path):
 
     (tmp_path / "D24FADLib").mkdir()
     fake = tmp_path / "D24FADLib"
-    for name in ("__init__.py", "errors.py"):
+    for name in ("__init__.py", "errors.py", "windows.py"):
         (fake / name).write_text((ROOT / "D24FADLib" / name).read_text())
     (fake / "worker").symlink_to(ROOT / "D24FADLib" / "worker")
     (fake / "cli.py").write_text("import time\ndef main(arguments):\n    time.sleep(60)\n")

@@ -65,6 +65,31 @@ def test_results_are_not_offered_as_references(detected):
     assert len(detected.ownVolumeIds()) == 4
 
 
+def test_the_slice_that_counts_is_the_one_of_the_layout(detected):
+    import slicer
+    from D24FADParts import views
+
+    detected.jumpToSlice(4)
+    assert detected.currentSlice() == 4
+    # Another layout has views of its own; those of the one before stay in the scene.
+    before = views.sliceNodes()
+    other = slicer.vtkMRMLSliceLogic()
+    other.SetMRMLScene(slicer.mrmlScene)
+    node = other.AddSliceNode("Compare1")
+    node.SetOrientation("Axial")
+    node.SetMappedInLayout(True)
+    for hidden in before:
+        hidden.SetMappedInLayout(False)
+    try:
+        bounds = [0.0] * 6
+        detected.results().query.GetRASBounds(bounds)
+        node.SetSliceOffset(bounds[4] + 4.0 * 6.5)
+        assert detected.currentSlice() == 6
+    finally:
+        for hidden in before:
+            hidden.SetMappedInLayout(True)
+
+
 def test_a_chosen_finding_is_selected_in_the_segment_editor(detected):
     import slicer
 

@@ -80,9 +80,9 @@ class FindingsStep:
         lowest, highest = found.thresholdRange()
         value = found.threshold
         slider = self._ui.thresholdSlider
+        slider.decimals = 2 if highest > 1 else 4  # first: what follows is rounded to it
         slider.minimum, slider.maximum = min(lowest, value), max(highest, value)
         slider.singleStep = max((highest - lowest) / 200, 1e-4)
-        slider.decimals = 2 if highest > 1 else 4
         slider.value = value
         selector = self._ui.layerSelector
         selector.clear()

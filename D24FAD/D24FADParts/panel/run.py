@@ -1,6 +1,5 @@
 """Step 3: start, follow, cancel."""
 
-import ctk
 import slicer
 from slicer.i18n import tr as _
 
@@ -8,6 +7,8 @@ from D24FADLib.errors import D24FADError
 
 from .. import dependencies, explain, settings
 from . import dialogs, messages
+
+_FOLDERS = 0x001  # ctkPathLineEdit::Dirs: it is of a type of flags, which not every PythonQt has names for
 
 # What each step of a run is called here; the detector's own names are for machines.
 STEPS = {
@@ -37,7 +38,6 @@ class RunStep:
             selector.connect(
                 "currentIndexChanged(int)", lambda _i, s=selector, n=name: self._set(n, s.currentData)
             )
-        ui.modelPathEdit.connect("currentPathChanged(QString)", lambda path: self._set("Model", path))
         ui.batchSpinBox.connect("valueChanged(int)", lambda number: self._set("Batch", number))
         ui.budgetSpinBox.connect("valueChanged(double)", lambda number: self._set("FalseFindings", number))
         self._ticks = {
@@ -47,12 +47,16 @@ class RunStep:
         }
         for name, box in self._ticks.items():
             box.connect("toggled(bool)", lambda on, n=name: self._set(n, bool(on)))
-        ui.wheelFolderEdit.connect("currentPathChanged(QString)", self._onWheelFolder)
-        if hasattr(ctk.ctkPathLineEdit, "Dirs"):
-            ui.wheelFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
-            ui.modelPathEdit.filters = ctk.ctkPathLineEdit.Dirs
+        self._followFolder(ui.modelPathEdit, lambda path: self._set("Model", path))
+        self._followFolder(ui.wheelFolderEdit, self._onWheelFolder)
         ui.wheelFolderEdit.currentPath = str(slicer.app.userSettings().value("D24FAD/WheelFolder", "") or "")
         messages.soften(ui.progressLabel)
+
+    def _followFolder(self, edit, tell):
+        edit.filters = _FOLDERS
+        edit.connect("currentPathChanged(QString)", tell)
+        # An empty path is no valid one to ctk, and is told by this signal alone.
+        edit.connect("validInputChanged(bool)", lambda valid: None if valid else tell(""))
 
     def _fillSelectors(self):
         for text, value in (
@@ -60,6 +64,7 @@ class RunStep:
             (_("CPU"), "cpu"),
             (_("NVIDIA GPU (CUDA)"), "cuda"),
             (_("Apple GPU (MPS)"), "mps"),
+            (_("Intel GPU (OpenVINO)"), "intel-gpu"),
         ):
             self._ui.deviceSelector.addItem(text, value)
         for text, value in (
@@ -76,9 +81,14 @@ class RunStep:
         self._updating = True
         for selector, name in ((self._ui.deviceSelector, "Device"), (self._ui.alignSelector, "Align")):
             selector.setCurrentIndex(max(0, selector.findData(settings.get(parameters, name))))
-        self._ui.modelPathEdit.currentPath = settings.get(parameters, "Model")
-        self._ui.batchSpinBox.setValue(int(settings.get(parameters, "Batch")))
-        self._ui.budgetSpinBox.setValue(float(settings.get(parameters, "FalseFindings")))
+        for edit, name, value in (
+            (self._ui.modelPathEdit, "currentPath", settings.get(parameters, "Model")),
+            (self._ui.batchSpinBox, "value", int(settings.get(parameters, "Batch"))),
+            (self._ui.budgetSpinBox, "value", float(settings.get(parameters, "FalseFindings"))),
+        ):
+            # Setting what is there already would disturb whoever is typing it.
+            if getattr(edit, name) != value:
+                setattr(edit, name, value)
         for name, box in self._ticks.items():
             box.setChecked(settings.isOn(parameters, name))
         self._updating = False

@@ -4,6 +4,16 @@
 base classes available to a module under test. It is not Slicer; Testing/README.md says what differs.
 """
 
-from d24fadhost.application import Host, start
+from __future__ import annotations
 
-__all__ = ["Host", "start"]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from d24fadhost.application import Host
+
+
+def start() -> Host:
+    """The one host of this process. (PySide6 is imported here: some of the host is used without it.)"""
+    from d24fadhost.application import start
+
+    return start()

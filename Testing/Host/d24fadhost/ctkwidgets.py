@@ -21,7 +21,7 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
         self._collapsed = False
         self._hidden: list[Any] = []
         self.setContentsMargins(0, self.HEADER, 0, 0)
-        self.setSizePolicy(QtWidgets.QSizePolicy.Preferred, QtWidgets.QSizePolicy.Maximum)
+        self.setSizePolicy(QtWidgets.QSizePolicy.Minimum, QtWidgets.QSizePolicy.Preferred)
 
     @QtCore.Property(str)
     def text(self) -> str:
@@ -128,16 +128,25 @@ class ctkSliderWidget(QtWidgets.QWidget):
         return getattr(self._spin, name)()
 
     value = QtCore.Property(float, lambda s: s._get("value"), lambda s, v: s._spin.setValue(v))
-    minimum = QtCore.Property(float, lambda s: s._get("minimum"), lambda s, v: s._spin.setMinimum(v))
-    maximum = QtCore.Property(float, lambda s: s._get("maximum"), lambda s, v: s._spin.setMaximum(v))
+    # As ctkDoubleSpinBox does, each sets the other end anew too, as far as the decimals let it be known.
+    minimum = QtCore.Property(
+        float, lambda s: s._get("minimum"), lambda s, v: s._spin.setRange(v, max(v, s._spin.maximum()))
+    )
+    maximum = QtCore.Property(
+        float, lambda s: s._get("maximum"), lambda s, v: s._spin.setRange(min(v, s._spin.minimum()), v)
+    )
     singleStep = QtCore.Property(float, lambda s: s._get("singleStep"), lambda s, v: s._spin.setSingleStep(v))
     decimals = QtCore.Property(int, lambda s: s._get("decimals"), lambda s, v: s._spin.setDecimals(v))
     suffix = QtCore.Property(str, lambda s: s._get("suffix"), lambda s, v: s._spin.setSuffix(v))
 
 
 class ctkPathLineEdit(QtWidgets.QWidget):
+    """As ctk's, it tells of a path only where that is valid input, and without name filters ".+" is. Its
+    flags have no names: PythonQt itself gives none to flags, Slicer's does."""
+
     currentPathChanged = QtCore.Signal(str)
-    SIGNALS = frozenset({"currentPathChanged(QString)"})
+    validInputChanged = QtCore.Signal(bool)
+    SIGNALS = frozenset({"currentPathChanged(QString)", "validInputChanged(bool)"})
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
@@ -149,10 +158,20 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._edit, 1)
         layout.addWidget(self._browse)
-        self._edit.textChanged.connect(self.currentPathChanged.emit)
+        self._edit.textChanged.connect(self._changed)
+        self._valid = False
+        self._filters = 0
+
+    def _changed(self, text: str) -> None:
+        before, self._valid = self._valid, bool(text)
+        if self._valid:
+            self.currentPathChanged.emit(text)
+        if self._valid != before:
+            self.validInputChanged.emit(self._valid)
 
     currentPath = QtCore.Property(str, lambda s: s._edit.text(), lambda s, v: s._edit.setText(v))
     nameFilters = QtCore.Property("QStringList", lambda s: [], lambda s, v: None)
+    filters = QtCore.Property(int, lambda s: s._filters, lambda s, v: setattr(s, "_filters", v))
 
 
 WIDGETS = {cls.__name__: cls for cls in (ctkCollapsibleButton, ctkSliderWidget, ctkPathLineEdit)}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import weakref
 from typing import Any
 
-from PySide6.QtCore import QObject
+import shiboken6
+from PySide6.QtCore import QObject, QTimer
 
 # Getters that C++ calls back as virtual functions; turned into attributes they would break Qt itself.
 VIRTUAL = {"sizeHint", "minimumSizeHint"}
@@ -21,7 +22,15 @@ def propertied(cls: type) -> type:
         return cls
     if cls not in _cache:
         _cache[cls] = type(
-            cls.__name__, (cls,), {**_attributes(cls), "__init__": _init(cls), "isHostClass": True}
+            cls.__name__,
+            (cls,),
+            {
+                **_attributes(cls),
+                "__init__": _init(cls),
+                "__setattr__": _setattr(cls),
+                "deleteLater": _deleteLater,
+                "isHostClass": True,
+            },
         )
     return _cache[cls]
 
@@ -66,17 +75,56 @@ def _init(cls: type) -> Any:
     return __init__
 
 
+def _setattr(cls: type) -> Any:
+    """PythonQt takes no new attributes on Qt's objects, only on those of a class derived in Python."""
+
+    def __setattr__(self: QObject, name: str, value: Any) -> None:
+        if "isHostClass" in vars(type(self)) and not isinstance(getattr(type(self), name, None), property):
+            raise AttributeError(f"{name} does not exist on {type(self).__name__}, and cannot be made there")
+        cls.__setattr__(self, name, value)
+
+    return __setattr__
+
+
+def _deleteLater(self: QObject) -> None:
+    """Qt's, but the Python object goes on owning the other, and takes it along should it go first; PySide
+    would keep both until later."""
+    if self.parent() is not None:
+        QObject.deleteLater(self)
+        return
+    held = weakref.ref(self)
+
+    def delete() -> None:
+        thing = held()
+        if thing is not None and shiboken6.isValid(thing):
+            shiboken6.delete(thing)
+
+    QTimer.singleShot(0, delete)
+
+
 def give_connect(instance: QObject) -> None:
-    """`instance.connect("clicked(bool)", slot)`; Shiboken's own `connect` can only be hidden per instance."""
-    instance.__dict__["connect"] = functools.partial(_either, instance, connect, QObject.connect)
-    instance.__dict__["disconnect"] = functools.partial(_either, instance, disconnect, QObject.disconnect)
+    """`instance.connect("clicked(bool)", slot)`; Shiboken's own `connect` can only be hidden per instance.
+
+    Held weakly: as in PythonQt, an object without a parent is gone with the last reference to it.
+    """
+    sender = weakref.ref(instance)
+    for name, ours, pyside in (
+        ("connect", connect, QObject.connect),
+        ("disconnect", disconnect, QObject.disconnect),
+    ):
+        instance.__dict__[name] = _Either(sender, ours, pyside)
 
 
-def _either(sender: QObject, ours: Any, pyside: Any, *arguments: Any) -> Any:
+class _Either:
     """PySide's own signals look `connect` up on the sender too, with the sender as first argument."""
-    if len(arguments) == 2 and isinstance(arguments[0], str):
-        return ours(sender, *arguments)
-    return pyside(*arguments)
+
+    def __init__(self, sender: Any, ours: Any, pyside: Any) -> None:
+        self._sender, self._ours, self._pyside = sender, ours, pyside
+
+    def __call__(self, *arguments: Any) -> Any:
+        if len(arguments) == 2 and isinstance(arguments[0], str):
+            return self._ours(self._sender(), *arguments)
+        return self._pyside(*arguments)
 
 
 def connect(sender: QObject, signature: str, slot: Any) -> bool:
@@ -97,7 +145,7 @@ def connect(sender: QObject, signature: str, slot: Any) -> bool:
     # PySide counts the parameters of what it calls, so they are spelt out.
     call = (lambda: slot(), lambda a: slot(a), lambda a, b: slot(a, b))[count]
     connections = sender.__dict__.setdefault("_connections", [])
-    connections.append((wanted, slot, call, signal))
+    connections.append((wanted, slot, call))
     signal.connect(call)
     return True
 
@@ -106,7 +154,7 @@ def disconnect(sender: QObject, signature: str, slot: Any) -> bool:
     connections = sender.__dict__.get("_connections", [])
     for entry in list(connections):
         if entry[0] == signature.replace(" ", "") and entry[1] == slot:
-            entry[3].disconnect(entry[2])
+            getattr(sender, signature.partition("(")[0]).disconnect(entry[2])
             connections.remove(entry)
     return True
 

@@ -18,3 +18,5 @@ def test_a_packed_mask_gives_what_was_packed(cols: int) -> None:
     box = (slice(1, 4), slice(2, 6), slice(0, max(1, cols - 2)))
     np.testing.assert_array_equal(packed[box], mask[box])
     np.testing.assert_array_equal(packed[2:3], mask[2:3])
+    rows = np.array([0, 2, 2, 6])
+    np.testing.assert_array_equal(packed.of_rows(slice(1, 4), rows), mask[1:4][:, rows])

@@ -13,6 +13,7 @@ import torch
 
 from D24FADLib.errors import InputError
 from D24FADLib.inference.comparison import Comparer, Evidence
+from D24FADLib.inference.devices import INTEL_GPU, intel_gpus
 from D24FADLib.inference.runtimes import Encoder, OpenVinoEncoder, TorchEncoder, choose_precision
 
 TASK = Path(__file__).parents[4] / "shared" / "data" / "bench2d" / "head_ct_hemorrhage"
@@ -26,6 +27,8 @@ BOUNDS = {
     "torch bf16": (0.5, 0.02, 0.05),
     "openvino f32": (1e-4, 1e-5, 1e-6),
     "openvino bf16": (0.5, 0.02, 0.05),
+    "intel-gpu f32": (1e-3, 1e-4, 1e-3),
+    "intel-gpu f16": (0.05, 0.003, 0.02),
 }
 
 
@@ -105,10 +108,15 @@ def test_maps_stay_within_their_bounds(model, pictures, exact, combination: str,
         if precision == "bf16" and "BF16" not in has:
             pytest.skip("this processor has no instructions for bf16")
         encoder = OpenVinoEncoder(model, precision=precision)
+    elif runtime == INTEL_GPU:
+        if not intel_gpus():
+            pytest.skip("no Intel graphics processor here")
+        encoder = OpenVinoEncoder(model, precision=precision, on=intel_gpus()[0][0])
     else:
         encoder = TorchEncoder(model, CPU, precision)
     assert encoder.precision == precision
     found = maps(model, encoder, pictures)
+    assert encoder.notes == []
     difference = (found - exact).abs()
     largest, mean, area = BOUNDS[combination]
     change = abs(auroc(found) - auroc(exact))
@@ -121,17 +129,17 @@ def test_maps_stay_within_their_bounds(model, pictures, exact, combination: str,
 
 
 def test_precisions_that_a_device_lacks_are_refused() -> None:
-    assert choose_precision("auto", CPU, True) == "f32"
-    assert choose_precision("auto", CPU, False) == "f32"
+    assert choose_precision("auto", CPU, "CPU") == "f32"
+    assert choose_precision("auto", CPU, None) == "f32"
     with pytest.raises(InputError, match="f32, bf16, f16"):
-        choose_precision("f8", CPU, False)
+        choose_precision("f8", CPU, None)
     openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
     usable = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" in usable:
-        assert choose_precision("bf16", CPU, True) == "bf16"
+        assert choose_precision("bf16", CPU, "CPU") == "bf16"
     else:
         with pytest.raises(InputError, match="no instructions"):
-            choose_precision("bf16", CPU, True)
+            choose_precision("bf16", CPU, "CPU")
 
 
 def test_a_conversion_tells_nobody(tmp_path: Path) -> None:
@@ -139,6 +147,8 @@ def test_a_conversion_tells_nobody(tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     script = """
 import torch
+from D24FADLib.inference.devices import openvino_device
+openvino_device("auto", "auto")
 from D24FADLib.inference.models import load_model
 from D24FADLib.inference.runtimes import OpenVinoEncoder
 OpenVinoEncoder(load_model("d24fad-lite0")[0])(torch.zeros(1, 3, 64, 64))

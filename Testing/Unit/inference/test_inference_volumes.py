@@ -14,6 +14,7 @@ import torch
 from scipy import ndimage
 
 from D24FADLib.imaging.alignment import Alignment
+from D24FADLib.imaging.masks import PackedMask
 from D24FADLib.imaging.planes import Plane
 from D24FADLib.inference import appearance, fusion, mahalanobis, preparation
 from D24FADLib.inference.cache import references_folder
@@ -22,6 +23,7 @@ from D24FADLib.inference.detector import detect
 from D24FADLib.inference.deviation import rim, usual
 from D24FADLib.inference.fusion import both_sides, fuse, named, scale_of
 from D24FADLib.inference.outputs import write_outputs
+from D24FADLib.inference.preparation import on_grid
 from D24FADLib.inference.volumes import VolumeEvidence
 
 PITCH = (3.0, 2.0, 2.0)
@@ -352,3 +354,16 @@ def test_each_evidence_can_be_chosen(simulated, options, tmp_path: Path) -> None
     single = detect(simulated.query, simulated.supports[:1], options(model=str(tmp_path / "3")))
     assert single.kinds == ()
     assert not single.calibrated
+
+
+def test_masks_are_read_at_the_features_positions_of_the_box() -> None:
+    mask = np.random.default_rng(3).random((9, 20, 31)) > 0.5
+    box, grid = (slice(2, 7), slice(3, 20), slice(4, 30)), (5, 6)
+    inside = mask[box]
+    rows, cols = (
+        (np.arange(n) * (side - 1) / (n - 1)).round().astype(int)
+        for n, side in zip(grid, (17, 26), strict=True)
+    )
+    expected = inside[:, rows[:, None], cols]
+    for one in (mask, PackedMask.of(mask)):
+        np.testing.assert_array_equal(on_grid(one, box, grid), expected)
