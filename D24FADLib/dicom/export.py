@@ -131,7 +131,9 @@ def _objects(
         made["seg"] = segmentation
     elif "seg" in kinds:
         notes.append("no findings, so there is no segmentation")
-    if "map" in kinds:
+    if "map" in kinds and not context.placement.placed:
+        notes.append("the images have no positions in the patient, so there is no parametric map")
+    elif "map" in kinds:
         made["map"] = anomaly_parametric_map(values, detection.threshold, detection.calibrated, context)
     if "fractional" in kinds:
         made["fractional"] = fractional_map(values, detection.threshold, context)
@@ -196,7 +198,8 @@ def _write(datasets: dict[str, Dataset], folder: Path) -> dict[str, Path]:
                     else:
                         (folder / file).unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder.name}: results cannot be written there ({error.strerror}).") from error
+        why = error.strerror or error
+        raise OutputError(f"{folder.name}: results cannot be written there ({why}).") from error
     return written
 
 

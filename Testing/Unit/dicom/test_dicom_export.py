@@ -379,13 +379,18 @@ def test_single_image_without_positions(tmp_path: Path) -> None:
     ):
         delattr(ds, keyword)
     ds.Modality, ds.ViewPosition, ds.BodyPartExamined = "CR", "PA", "CHEST"
+    ds.PatientOrientation = ["L", "F"]
     path = tmp_path / "cr.dcm"
     ds.save_as(path, enforce_file_format=True)
     query = read_files([path], "query").volume
     detection = detection_for(query)
-    exported = export_detection(detection, [path], tmp_path / "out", ["seg", "report", "overview"])
+    exported = export_detection(detection, [path], tmp_path / "out", KINDS)
+    assert set(exported.files) == set(KINDS) - {"map"}
+    assert any("no positions in the patient" in note for note in exported.notes)
     seg = pydicom.dcmread(exported.files["seg"])
     assert int((seg.pixel_array > 0).sum()) == int((detection.labels > 0).sum())
+    assert list(seg.PatientOrientation) == ["L", "F"]
+    validate(exported)
 
 
 def test_files_of_another_series_are_refused(tmp_path: Path) -> None:
