@@ -156,8 +156,10 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     for warning in detection.warnings:
         reporter.warning(warning)
     if args.dicom_output:
-        for note in detect_options.write_output(args, detection, query_files, supports):
+        *notes, written = detect_options.write_output(args, detection, query_files, supports)
+        for note in notes:
             reporter.warning(note)
+        reporter.note(written)
     reporter.result(summarise(detection, args.output, files))
     return 0
 
