@@ -1,5 +1,9 @@
 """The host itself: its slice views keep their planes whatever a test did to the scene before."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -49,3 +53,10 @@ def test_a_new_scene_has_its_views_in_their_planes(host, module, volumes, tmp_pa
     pictures = [picture(name, 120, 120) for name in NORMALS]
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert np.abs(pictures[first].astype(int) - pictures[second]).mean() > 1
+
+
+def test_a_host_leaves_no_folder_behind(host, tmp_path):
+    code = "import d24fadhost; d24fadhost.start(); import slicer; slicer.app.userSettings().setValue('a', 1)"
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120)
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import tempfile
@@ -181,6 +182,8 @@ class Application:
         if self._settings is None:
             path = os.path.join(self.temporaryPath, "d24fad-host.ini")
             self._settings = propertied(QtCore.QSettings)(path, QtCore.QSettings.IniFormat)
+            # What it still holds when it is destroyed would be written, and bring the folder back.
+            atexit.register(self._settings.sync)
         return self._settings
 
     settings = userSettings
