@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,15 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     files = (args.ca, args.cert, args.key)
     if args.key is not None and args.cert is None:
         raise InputError("--key: give the certificate, too (--cert)")
+    if args.auth_file is not None and args.stow is None:
+        raise InputError("--auth-file goes with --stow: DICOM's own C-STORE knows no password. Leave it out.")
+    if not 0 < args.timeout < math.inf:
+        raise InputError("--timeout: give a number of seconds above 0")
     tls = Tls(*files) if args.tls or any(files) else None
     if args.stow is not None:
-        results = send_stow(args.folder, args.stow, **_credentials(args.auth_file), tls=tls)
+        results = send_stow(
+            args.folder, args.stow, **_credentials(args.auth_file), timeout=args.timeout, tls=tls
+        )
     else:
         results = send_cstore(args.folder, args.to, args.aec, args.aet, args.timeout, tls)
     failed = [result for result in results if not result.ok]

@@ -243,13 +243,15 @@ def send_stow(
     user: str | None = None,
     password: str | None = None,
     token: str | None = None,
+    timeout: float = 30.0,
     tls: Tls | None = None,
     progress: Progress | None = None,
 ) -> list[Sent]:
     """STOW-RS every DICOM file below `folder` to a DICOMweb service root, one request a file.
 
-    User and password, or a bearer token, go over https only, or to this computer. Certificates are always
-    checked; `tls` names other authorities or one's own certificate. Raises InputError.
+    `timeout`: seconds to wait for a connection, and for each answer. User and password, or a bearer token, go
+    over https only, or to this computer. Certificates are always checked; `tls` names other authorities or
+    one's own certificate. Raises InputError.
     """
     from dicomweb_client.api import DICOMwebClient
     from dicomweb_client.session_utils import create_session, create_session_from_user_pass
@@ -266,7 +268,7 @@ def send_stow(
             session.cert = (str(tls.certificate), str(tls.key)) if tls.key else str(tls.certificate)
     items, results = collect(folder)
     with headers.quiet():
-        client = DICOMwebClient(url=url.rstrip("/"), session=session)
+        client = DICOMwebClient(url=url.rstrip("/"), session=session, timeout=timeout)
         client.set_http_retry_params(retry=False)
         for done, item in enumerate(items, start=1):
             results.append(_stow(client, item, shown))
@@ -325,6 +327,8 @@ def _stow(client: Any, item: _Item, shown: str) -> Sent:
             }
             raise InputError(f"{shown}: the server {what[code]} (HTTP {code}).") from error
         return sent(False, f"refused (HTTP {code})")
+    except requests.exceptions.Timeout:
+        return sent(False, "no answer: the connection timed out")
     except Exception as error:  # a damaged file or answer; the text could quote values
         return sent(False, f"could not be sent ({type(error).__name__})")
     for failed in headers.items(answer, "FailedSOPSequence"):

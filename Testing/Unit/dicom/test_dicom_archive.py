@@ -24,6 +24,7 @@ import pytest
 from detections import detection_for
 from dicom_factory import SeriesSpec, phantom, reread, write_series
 
+from D24FADLib.cli import main
 from D24FADLib.commands import send as send_command
 from D24FADLib.commands.progress import TerminalReporter
 from D24FADLib.dicom.export import KINDS, Exported, export_detection
@@ -379,6 +380,20 @@ def test_the_command(
     )
     assert args.run(args, TerminalReporter()) == 0
     assert f"{len(KINDS)} of {len(KINDS)} stored" in capsys.readouterr().out
+
+
+def test_the_command_waits_no_longer_than_told_and_refuses_what_does_not_go_together(
+    exported: Exported, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder, auth = next(iter(exported.files.values())), tmp_path / "auth"
+    auth.write_text("user:pass")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert main(["send", str(folder), "--stow", url, "--timeout", "0.2"]) == 1
+    assert "no answer: the connection timed out" in capsys.readouterr().out
+    assert main(["send", str(folder), "--to", "localhost:104", "--auth-file", str(auth)]) == 2
+    assert "--auth-file goes with --stow" in capsys.readouterr().err
+    assert main(["send", str(folder), "--to", "localhost:104", "--timeout", "0"]) == 2
 
 
 def test_file_names_that_name_the_patient_are_withheld(tmp_path: Path) -> None:
