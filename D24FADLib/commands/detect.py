@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from D24FADLib.commands.progress import Reporter
 from D24FADLib.dicom import detect_options
 from D24FADLib.errors import InputError
+from D24FADLib.wording import counted
 
 if TYPE_CHECKING:
     from D24FADLib.imaging.volume import Volume
@@ -40,6 +41,13 @@ def add_parser(subparsers: Any) -> None:
         "--uncompressed", action="store_true", help="write volumes uncompressed: larger, but sooner"
     )
     parser.add_argument("--series", metavar="UID", help="the series of QUERY, where its folder holds several")
+    parser.add_argument(
+        "--stack",
+        type=int,
+        metavar="N",
+        help="the stack of that series, where it holds several (echoes, phases): as `d24fad series` numbers "
+        "them; default: the largest",
+    )
     add_options(parser)
     detect_options.add_arguments(parser)
     parser.set_defaults(run=run)
@@ -181,7 +189,7 @@ def read_inputs(args: argparse.Namespace, reporter: Reporter) -> tuple[Volume, l
     studies = []
     for number, path in enumerate([args.query, *args.support]):
         reporter.progress("read", number, total)
-        studies.append(read_study(path, args.series if number == 0 else None))
+        studies.append(read_study(path, *((args.series, args.stack) if number == 0 else ())))
         for note in studies[-1].notes:
             reporter.warning(f"{studies[-1].volume.name}: {note}.")
     query, *supports = studies
@@ -213,7 +221,7 @@ def findings_text(detection: Detection, folder: Path, most: int = 5) -> str:
 
     count = len(detection.findings)
     lines = [
-        f"{count} candidate finding{'s' * (count != 1)} above {detection.threshold:.2f} "
+        f"{counted(count, 'candidate finding')} above {detection.threshold:.2f} "
         f"(study score {detection.score:.2f}: {score_meaning(detection)})"
     ]
     if count:

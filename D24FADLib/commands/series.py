@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..wording import counted
 from .progress import Reporter
 
 if TYPE_CHECKING:
     from ..dicom.catalog import Catalog, SeriesEntry
     from ..references.suitability import Check
+
+_STACKS = 20  # of a series that are listed: one of time points may hold hundreds
 
 
 def add_parser(subparsers: Any) -> None:
@@ -112,15 +115,21 @@ def _print(catalog: Catalog, pairs: dict[int, Check]) -> None:
             traits.sequence or traits.said_sequence or traits.kernel,
             contrast,
             traits.plane,
-            f"{entry.slices} slices",
+            counted(entry.slices, "slice"),
             grid,
             entry.description,
         ]
         print(f"  {entry.uid}\n    {', '.join(fact for fact in facts if fact)}")
         print(f"    {pairs.get(n, entry.check)}")
+        if len(entry.stacks) > 1 and entry.slices > 1:  # else they are loose images
+            for number, stack in enumerate(entry.stacks[:_STACKS], start=1):
+                print(f"    stack {number}: {stack.label} ({counted(len(stack), 'image')})")
+            if len(entry.stacks) > _STACKS:
+                print(f"    and {counted(len(entry.stacks) - _STACKS, 'more stack')}")
     print(
-        f"{catalog.patients} patients, {catalog.studies} studies, {len(catalog.series)} series, "
-        f"{catalog.files_known} files ({catalog.files_read} read now)"
+        f"{counted(catalog.patients, 'patient')}, {counted(catalog.studies, 'study', 'studies')}, "
+        f"{len(catalog.series)} series, {counted(catalog.files_known, 'file')} "
+        f"({catalog.files_read} read now)"
     )
     for problem in catalog.problems:
         print(problem.note, file=sys.stderr)

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import InputError
 from ..references.suitability import Check, Kind, check_alone, refuse, verdict, warn
 from ..references.traits import Traits, traits_of_grid, traits_of_tags
+from ..wording import counted
 from .frames import Frame
 from .geometry import arrange
 from .series import SeriesReading, read_frames
@@ -153,7 +154,11 @@ class Catalog:
         """What could not be used, in sentences: the first few, and how many more."""
         said = [problem.note for problem in self.problems[:most]]
         left = sum(problem.files for problem in self.problems[most:])
-        return (*said, f"not used: {left} more files; `d24fad series` lists them") if left else tuple(said)
+        return (
+            (*said, f"not used: {counted(left, 'more file')}; `d24fad series` lists them")
+            if left
+            else tuple(said)
+        )
 
     def find(self, series_uid: str) -> SeriesEntry:
         """The entry of a series; raises InputError, also where several patients or studies claim its UID."""
@@ -184,7 +189,7 @@ class Catalog:
             seen += [f"series {entry.uid}: {entry.content}" for entry in self.series[: 3 - len(seen)]]
             advice = "Choose the folder of a DICOM series, or, for another format, the image file itself."
             raise InputError("\n  ".join([f"{self.name}: {why}. {advice}", *seen]))
-        lines = [f"  {e.uid}  {e.modality or 'no modality'}, {e.slices} slices" for e in fit[:20]]
+        lines = [f"  {e.uid}  {e.modality or 'no modality'}, {counted(e.slices, 'slice')}" for e in fit[:20]]
         raise InputError("\n".join([f"{self.name}: holds {len(fit)} series. Choose one by its UID:", *lines]))
 
     def read(self, series_uid: str | None = None, stack: int | None = None) -> SeriesReading:

@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..imaging.volume import Volume
 from ..inference.detection import Detection
 from ..inference.inputs import require_suitable
+from ..wording import counted
 from .scan import Progress
 
 DEFAULT_KINDS = "seg,map,fractional,report,overview"
@@ -90,6 +91,8 @@ def check_options(args: argparse.Namespace) -> None:
         raise InputError("--query-series and --support-series choose from a folder: give --dicom FOLDER, too")
     if args.dicom and args.series:
         raise InputError("--series goes with QUERY; with --dicom give --query-series")
+    if args.dicom and args.stack is not None:
+        raise InputError("--stack goes with QUERY: give the series' folder as QUERY rather than --dicom")
     if args.dicom_output:
         from .export import check_export
 
@@ -122,4 +125,4 @@ def write_output(
 
     digests = [support.content_hash() for support in supports]
     exported = export_detection(detection, query_files, args.dicom_output, kinds_of(args), digests)
-    return (*exported.notes, f"{len(exported.files)} DICOM objects written")
+    return (*exported.notes, f"{counted(len(exported.files), 'DICOM object')} written")

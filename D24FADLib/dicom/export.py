@@ -17,6 +17,7 @@ from ..errors import InputError, OutputError
 from ..inference.detection import Detection
 from ..inference.outputs import require_place
 from ..inference.undisturbed import undisturbed
+from ..wording import counted
 from . import headers
 from .placement import place
 from .source import load_source
@@ -111,7 +112,9 @@ def _with_voxels(detection: Detection) -> tuple[Detection, list[str]]:
     dropped = len(detection.findings) - len(kept)
     if not dropped:
         return detection, []
-    return dataclasses.replace(detection, findings=kept), [f"{dropped} findings without voxels are left out"]
+    return dataclasses.replace(detection, findings=kept), [
+        f"left out: {counted(dropped, 'finding')} without voxels"
+    ]
 
 
 def _objects(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..wording import counted
 from .frames import Frame
 from .stacks import Stack
 
@@ -63,7 +64,8 @@ def arrange(stack: Stack, name: str) -> Arrangement:
     notes = [] if first.spacing else ["the header gives no pixel spacing; 1 mm is assumed"]
     if stack.duplicates:
         notes.append(
-            f"{stack.duplicates} images are copies of another or lie at its position and are left out"
+            counted(stack.duplicates, "image is a copy", "images are copies")
+            + " of another or lie at its position, and left out"
         )
     thickness = abs(first.thickness or 1.0)
     if first.position is None or first.orientation is None:
@@ -130,7 +132,11 @@ def _depths(along: Array, name: str) -> tuple[float, Array | None, str]:
     missing, total = int(holes.sum()), len(along) + int(holes.sum())
     widest = float(gaps.max() / step)
     if widest > _WIDEST_GAP or missing > _MOST_MISSING * total:
-        what = f"about {missing} slices are missing" if missing else "the slices do not adjoin"
+        what = (
+            f"about {counted(missing, 'slice is', 'slices are')} missing"
+            if missing
+            else "the slices do not adjoin"
+        )
         raise InputError(
             f"{name}: irregular slice spacing, {gaps.min():.2f} to {gaps.max():.2f} mm between slices "
             f"({what}). "
@@ -146,9 +152,8 @@ def _depths(along: Array, name: str) -> tuple[float, Array | None, str]:
         step = float((along[-1] - along[0]) / (total - 1))
         where = ", ".join(f"{i + 1}" for i in np.flatnonzero(holes)[:8])
         note = (
-            f"{missing} slices are missing (after slice {where} of those present); they are interpolated "
-            "from "
-            "their neighbours"
+            f"{counted(missing, 'slice is', 'slices are')} missing (after slice {where} of those present) "
+            "and interpolated from the neighbours"
         )
     else:
         count = max(2, round(float(along[-1] - along[0]) / step) + 1)

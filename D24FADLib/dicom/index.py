@@ -20,6 +20,7 @@ from typing import Any
 
 from ..errors import Cancelled, InputError, OutputError
 from ..inference.cache import cache_folder
+from ..wording import counted
 from . import headers
 from .catalog import Catalog, Problem, SeriesEntry, collapse
 from .frames import Frame
@@ -282,7 +283,11 @@ def _catalog(database: sqlite3.Connection, root: Path, read: int, known: int) ->
 
 def _absent(dicomdir: Path, listed: list[list[str]]) -> list[tuple[str, str]]:
     gone = sum(not dicomdir.parent.joinpath(*parts).is_file() for parts in listed)
-    return [(str(dicomdir), f"lists {gone} files that are not there")] if gone else []
+    return (
+        [(str(dicomdir), f"lists {counted(gone, 'file that is', 'files that are')} not there")]
+        if gone
+        else []
+    )
 
 
 def _entry(key: tuple[str, str, str], members: list[_Member], patient: int) -> SeriesEntry:
@@ -332,7 +337,7 @@ def _local(entries: list[SeriesEntry]) -> list[Problem]:
     return [
         Problem(
             f"series {entry.uid}",
-            f"{len(entry.files)} files without a SeriesInstanceUID; this one is made up",
+            f"{counted(len(entry.files), 'file')} without a SeriesInstanceUID; this one is made up",
             used=True,
         )
         for entry in entries

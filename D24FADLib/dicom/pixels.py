@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..wording import counted
 from . import headers
 from .decoding import ChildDecoder, Undecodable, decodable, itk_decodes, stored_values
 from .frames import Frame
@@ -31,7 +32,8 @@ def decode(frames: Sequence[Frame], name: str) -> NDArray[Any]:
     first = frames[0]
     if first.rows * first.columns * len(frames) > _MOST_VOXELS or first.rows * first.columns > _MOST_PIXELS:
         raise InputError(
-            f"{name}: {len(frames)} images of {first.columns} x {first.rows} pixels are too large to read."
+            f"{name}: {counted(len(frames), 'image')} of {first.columns} x {first.rows} pixels: "
+            "too large to read."
         )
     identity = all(frame.slope == 1 and float(frame.intercept).is_integer() for frame in frames)
     planes: list[NDArray[Any]] = []

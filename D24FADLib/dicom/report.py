@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..inference.detection import Finding
+from ..wording import counted
 from . import codes
 from .writing import Context, Reference, finish
 
@@ -141,7 +142,7 @@ def _study_group(
     from highdicom import UID
     from highdicom.sr import MeasurementsAndQualitativeEvaluations, TrackingIdentifier
 
-    count = f"{len(findings)} candidate findings" if findings else "no candidate findings"
+    count = counted(len(findings), "candidate finding") if findings else "no candidate findings"
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=UID(), identifier=f"Whole study: {count}"),
         algorithm_id=_algorithm(context),

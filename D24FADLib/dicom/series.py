@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..imaging.volume import Volume, VolumeInfo
+from ..wording import counted
 from . import headers
 from .frames import NOT_IMAGES, SECONDARY_CAPTURE, Frame, frames_of
 from .geometry import Arrangement, arrange
@@ -84,7 +85,8 @@ def read_frames(
     notes = list(problems)
     if len(stacks) > 1 and stack is None:
         notes.append(
-            f"the series holds {len(stacks)} stacks; read the largest, {chosen.label} ({len(chosen)} images)"
+            f"the series holds {len(stacks)} stacks; read the largest, {chosen.label} "
+            f"({counted(len(chosen), 'image')})"
         )
     arrangement = arrange(chosen, name)
     notes.extend(arrangement.notes)

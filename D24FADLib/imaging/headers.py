@@ -19,6 +19,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from ..errors import InputError
+from ..wording import counted
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 22  # a multiple of every voxel size
@@ -75,7 +76,8 @@ def check_nifti(path: Path) -> None:
 
 def not_numbers(name: str, bad: int) -> InputError:
     return InputError(
-        f"{name}: {bad} voxels are not numbers (NaN or infinite). Replace them, for example with the "
+        f"{name}: {counted(bad, 'voxel is no number', 'voxels are no numbers')} (NaN or infinite). Replace "
+        "such voxels, for example with the "
         "background value, and save the image again."
     )
 

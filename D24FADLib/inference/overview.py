@@ -17,6 +17,7 @@ from D24FADLib.inference.detection import Detection
 from D24FADLib.inference.overview_findings import ROWS as FINDINGS
 from D24FADLib.inference.overview_findings import draw_finding, patch_around
 from D24FADLib.inference.record import NOTICE, score_meaning
+from D24FADLib.wording import counted
 
 ROWS = 4
 _EXPLAINED = 1.9  # inches of a finding's row
@@ -109,7 +110,7 @@ def draw_overview(detection: Detection, path: Path) -> None:
     if curve:
         _draw_curve(figure.add_subplot(grid[-1, :]), detection, chosen)
     count = len(detection.findings)
-    title = f"{count} candidate finding{'s' * (count != 1)} above {detection.threshold:.2f}, study score "
+    title = f"{counted(count, 'candidate finding')} above {detection.threshold:.2f}, study score "
     title += f"{detection.score:.2f}: {score_meaning(detection)}."
     refused = [check.message for check in detection.checks if check.severity == REFUSE]
     figure.suptitle("\n".join([title, *refused, NOTICE]), color=_INK, fontsize=10, wrap=True)

@@ -67,7 +67,7 @@ _TEXTS = {
     Kind.MISSING: "{reference}",
     Kind.CONTENT: "{reference}",
     Kind.GEOMETRY: "{reference}",
-    Kind.FEW_SLICES: "{reference} slices only",
+    Kind.FEW_SLICES: "slices: {reference} only",
     Kind.CONSTANT: "every voxel has the same value",
     Kind.NOT_HOUNSFIELD: "CT values without air: not in Hounsfield units, or cropped to the body",
     Kind.DERIVED: "{reference}, the study is {study}",

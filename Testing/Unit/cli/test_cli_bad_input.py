@@ -198,6 +198,7 @@ def test_an_output_below_a_file(arguments, tmp_path: Path, capsys) -> None:
         (("--threshold", "inf"), "--threshold: give a number"),
         (("--threshold", "-1"), "--threshold: give a number, 0 or more"),
         (("--series", "1.2.3"), "is no DICOM, so there is no series to choose"),
+        (("--stack", "2"), "is no DICOM, so there is no stack to choose"),
         (("--query-series", "1.2.3"), "give --dicom FOLDER, too"),
         (("--support-series", "1.2.3"), "give --dicom FOLDER, too"),
         (("--dicom-output", "objects"), "--dicom-output needs a query that was read from DICOM"),

@@ -439,7 +439,7 @@ def test_a_finding_that_was_erased_is_left_out(tmp_path: Path) -> None:
     labels[labels == 2] = 0
     edited = dataclasses.replace(detection, labels=labels)
     exported = export_detection(edited, paths, tmp_path / "out", ["seg", "report"])
-    assert any("1 findings without voxels" in note for note in exported.notes)
+    assert any("1 finding without voxels" in note for note in exported.notes)
     seg = pydicom.dcmread(exported.files["seg"])
     assert [segment.SegmentLabel for segment in seg.SegmentSequence] == ["Finding 1", "Finding 3"]
     validate(exported)

@@ -291,7 +291,7 @@ def test_dicomdir(tmp_path: Path) -> None:
     victim = next(p for p in (tmp_path / "media").rglob("*") if p.is_file() and p.name != "DICOMDIR")
     victim.unlink()
     catalog = open_library(tmp_path / "media" / "DICOMDIR", ":memory:")
-    assert any(p.reason == "lists 1 files that are not there" for p in catalog.problems)
+    assert any(p.reason == "lists 1 file that is not there" for p in catalog.problems)
 
 
 def slicer_database(path: Path, files: list[Path], relative_to: Path | None = None) -> None:

@@ -24,6 +24,9 @@ from dicom_factory import (
     write_series,
 )
 
+from D24FADLib import cli
+from D24FADLib.commands.detect import read_inputs
+from D24FADLib.commands.progress import TerminalReporter
 from D24FADLib.dicom.series import SeriesReading, read_files
 from D24FADLib.errors import InputError
 
@@ -168,6 +171,17 @@ def test_series_that_mix_kinds_are_split(tmp_path: Path, keyword: str, values: t
     assert label in split(frames)[1].label
 
 
+def test_the_command_lists_stacks_and_takes_the_one_that_it_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _two(tmp_path, [lambda ds, k, v=value: setattr(ds, "EchoTime", v) for value in (10.0, 90.0)])
+    assert cli.main(["series", str(tmp_path), "--no-index"]) == 0
+    assert "    stack 2: echo time 90.0 ms (5 images)\n" in capsys.readouterr().out
+    words = ["detect", str(tmp_path), "--stack", "2", "--output", str(tmp_path / "out")]
+    query, _, _ = read_inputs(cli.build_parser().parse_args(words), TerminalReporter())
+    assert np.array_equal(query.array(), phantom(5, seed=2))
+
+
 def test_time_points_without_any_tag_are_split_by_number(tmp_path: Path) -> None:
     edits = [lambda ds, k, n=n: setattr(ds, "InstanceNumber", 5 * n + k + 1) for n in range(2)]
     paths = _two(tmp_path, edits)
@@ -204,7 +218,7 @@ def test_copies_and_doubled_positions_are_reported_once(tmp_path: Path) -> None:
     shutil.copy(paths[2], copy)
     reading = read([*paths, copy])
     assert np.array_equal(reading.volume.array(), phantom(6))
-    assert sum("copies" in note for note in reading.notes) == 1
+    assert sum("1 image is a copy" in note for note in reading.notes) == 1
 
 
 def _irregular(steps: list[float]) -> SeriesSpec:
@@ -218,7 +232,7 @@ def test_one_missing_slice_is_interpolated_and_said(tmp_path: Path) -> None:
     spec = _irregular([2.0] * 5 + [4.0] + [2.0] * 5)
     reading = read(write_series(tmp_path, spec))
     assert not reading.regular
-    assert any("1 slices are missing (after slice 6" in note for note in reading.notes)
+    assert any("1 slice is missing (after slice 6" in note for note in reading.notes)
     assert reading.volume.size[2] == 13
     assert np.abs(reading.volume.array()[:, 0, 0] - (1000 + 20 * np.arange(13))).max() <= 1
     assert len(reading.volume.info.tags["SOPInstanceUIDs"]) == 13
