@@ -12,6 +12,7 @@ import math
 import re
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -25,6 +26,13 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 22  # a multiple of every voxel size
 _NIFTI_HEADER = 348
 _MAX_TEXT_HEADER = 1 << 20
+_SAME_SIZE = 0.01  # difference of two voxel sizes that says nothing: rounding, small registrations
+_NO_SPACING = "the header gives no voxel spacing; 1 mm is assumed"  # as of DICOM
+# NRRD's kinds of axes that are not of space.
+_OUTSIDE_SPACE = {
+    "list", "vector", "point", "normal", "rgb-color", "rgba-color", "xyz-color", "hsv-color", "scalar",
+    "stub", "3-vector", "2-vector", "4-vector", "3-color", "4-color", "complex", "time",
+}  # fmt: skip
 
 
 def check_spacing(name: str, spacing: list[float]) -> None:
@@ -46,12 +54,15 @@ def check_direction(name: str, columns: np.ndarray) -> None:
         )
 
 
-def check_nifti(path: Path) -> None:
-    """Spacing, sizes, completeness and numbers of a NIfTI-1 or Analyze file; raises InputError."""
+def check_nifti(path: Path) -> tuple[str, ...]:
+    """Spacing, sizes, completeness and numbers of a NIfTI-1 or Analyze file; raises InputError.
+    Returns what is doubtful, in words."""
     name = path.name
     bad = 0
     with path.open("rb") as raw:
         zipped = raw.read(2) == _GZIP_MAGIC
+        if zipped and path.suffix.lower() != ".gz":  # ITK goes by the name
+            raise InputError(f"{name}: is compressed, and its name does not say so. Rename it to {name}.gz.")
         raw.seek(0)
         stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if zipped else raw
         try:
@@ -72,13 +83,13 @@ def check_nifti(path: Path) -> None:
     if bad:
         # ITK would read them as 0.
         raise not_numbers(name, bad)
+    return layout.doubts
 
 
 def not_numbers(name: str, bad: int) -> InputError:
     return InputError(
-        f"{name}: {counted(bad, 'voxel is no number', 'voxels are no numbers')} (NaN or infinite). Replace "
-        "such voxels, for example with the "
-        "background value, and save the image again."
+        f"{name}: {counted(bad, 'voxel is not a number', 'voxels are not numbers')} (NaN or infinite). "
+        "Replace such voxels, for example with the background value, and save the image again."
     )
 
 
@@ -88,11 +99,13 @@ def _cut_off(name: str) -> str:
 
 @dataclass(frozen=True)
 class _NiftiLayout:
-    """Where the voxels begin, how many bytes the unzipped file needs, and the type of real numbers."""
+    """Where the voxels begin, how many bytes the unzipped file needs, the type of real numbers, and what is
+    doubtful."""
 
     offset: int
     needed: int
     floating: np.dtype | None
+    doubts: tuple[str, ...] = ()
 
 
 def _nifti_layout(name: str, header: bytes) -> _NiftiLayout:
@@ -114,7 +127,25 @@ def _nifti_layout(name: str, header: bytes) -> _NiftiLayout:
         return _NiftiLayout(_NIFTI_HEADER, _NIFTI_HEADER, None)  # the voxels are in a file of their own
     needed = int(offset) + math.prod(dim[1 : axes + 1]) * bits // 8
     floating = {16: np.dtype(order + "f4"), 64: np.dtype(order + "f8")}.get(code)
-    return _NiftiLayout(int(offset), needed, floating)
+    return _NiftiLayout(
+        int(offset), needed, floating, _two_sizes(header, order, pixdim[1 : min(axes, 3) + 1])
+    )
+
+
+def _two_sizes(header: bytes, order: str, pixdim: Sequence[float]) -> tuple[str, ...]:
+    """Whether the matrix to the patient (sform) scales otherwise than pixdim, which is what ITK goes by. Both
+    happen: a matrix may lead to a template's space, and programs that resample may leave either behind."""
+    if struct.unpack_from(order + "h", header, 254)[0] <= 0:
+        return ()
+    matrix = np.array(struct.unpack_from(order + "12f", header, 280)).reshape(3, 4)
+    sform = np.linalg.norm(matrix[:, : len(pixdim)], axis=0)
+    if not sform.all() or np.allclose(sform, pixdim, rtol=_SAME_SIZE, atol=0):
+        return ()
+    shown = [" x ".join(f"{value:.4g}" for value in size) + " mm" for size in (pixdim, sform)]
+    return (
+        f"the header gives two voxel sizes, {shown[0]} (pixdim), which was taken, and {shown[1]} (sform), "
+        "which other programs may take: places and volumes are wrong if the second is right",
+    )
 
 
 def _text_fields(path: Path, separator: str, last: str = "") -> dict[str, str]:
@@ -162,12 +193,15 @@ def check_bmp(path: Path) -> None:
         raise InputError(_cut_off(path.name))
 
 
-def check_nrrd(path: Path) -> None:
-    """Spacing and orientation of a NRRD header; raises InputError."""
+def check_nrrd(path: Path) -> tuple[str, ...]:
+    """Spacing and orientation of a NRRD header; raises InputError. Returns what is doubtful, in words."""
     fields = _text_fields(path, ":")
+    spacing = _numbers(fields.get("spacings", ""))
     if "space directions" in fields:
-        vectors = [_numbers(part.strip("( ")) for part in fields["space directions"].split(")")]
         # "none" stands for an axis outside space (colour, time).
+        parts = re.findall(r"none|\([^)]*\)", fields["space directions"].lower())
+        vectors = [_numbers(part.strip("()")) for part in parts]
+        spacing = [float(np.linalg.norm(vector)) for vector in vectors]
         spatial = [vector for vector in vectors if len(vector) > 1]
         if spatial and len({len(vector) for vector in spatial}) == 1:
             matrix = np.array(spatial).T
@@ -175,17 +209,31 @@ def check_nrrd(path: Path) -> None:
             check_spacing(path.name, lengths.tolist())
             if matrix.shape[0] == matrix.shape[1]:
                 check_direction(path.name, matrix / lengths)
-    elif "spacings" in fields:
-        kinds = fields.get("kinds", "").split()
-        spacing = _numbers(fields["spacings"])
-        outside = {"list", "vector", "rgb-color", "rgba-color", "3-vector", "complex", "time"}
-        # NaN is NRRD's way to say that an axis has no spacing; fine for colour, not for space.
-        kept = [v for i, v in enumerate(spacing) if i >= len(kinds) or kinds[i].lower() not in outside]
-        check_spacing(path.name, [v for v in kept if kinds or not math.isnan(v)])
+    return _nrrd_spacing(path.name, fields, spacing)
 
 
-def check_meta(path: Path) -> None:
-    """Spacing and orientation of a MetaImage header, and zipped voxels whole; raises InputError."""
+def _nrrd_spacing(name: str, fields: dict[str, str], spacing: list[float]) -> tuple[str, ...]:
+    """`spacing`: of each axis, NaN where the header has none; ITK takes such an axis for one of 1 mm."""
+    sizes = _numbers(fields.get("sizes", ""))
+    kinds = fields.get("kinds", "").lower().split()
+    spacing = [*spacing, *[math.nan] * (len(sizes) - len(spacing))][: len(sizes)]
+    known = not all(map(math.isnan, spacing))
+
+    def in_space(axis: int) -> bool:
+        if axis < len(kinds):
+            return kinds[axis] not in _OUTSIDE_SPACE
+        # Without kinds a few values without a spacing are a colour.
+        return not (known and math.isnan(spacing[axis]) and sizes[axis] <= 4 and len(sizes) > 3)
+
+    axes = [axis for axis, size in enumerate(sizes) if size > 1 and in_space(axis)]
+    if known:
+        check_spacing(name, [spacing[axis] for axis in axes])
+    return () if known or len(axes) < 3 else (_NO_SPACING,)
+
+
+def check_meta(path: Path) -> tuple[str, ...]:
+    """Spacing and orientation of a MetaImage header, and zipped voxels whole; raises InputError. Returns what
+    is doubtful, in words."""
     fields = _text_fields(path, "=", last="elementdatafile")
     if "elementspacing" in fields:
         check_spacing(path.name, _numbers(fields["elementspacing"]))
@@ -196,6 +244,8 @@ def check_meta(path: Path) -> None:
         check_direction(path.name, np.array(matrix).reshape(axes, axes).T)
     if fields.get("compresseddata", "").lower() in ("true", "1"):
         _check_zipped(path, fields.get("elementdatafile", ""))
+    long = sum(size > 1 for size in _numbers(fields.get("dimsize", "")))
+    return () if long < 3 or fields.keys() & {"elementspacing", "elementsize"} else (_NO_SPACING,)
 
 
 def _check_zipped(path: Path, data_file: str) -> None:

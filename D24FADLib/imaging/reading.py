@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
+from ..wording import counted
 from . import headers
-from .volume import Volume, array_view
+from .volume import Volume, VolumeInfo, array_view
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -42,6 +43,8 @@ _HEADER_CHECKS = {
     "NiftiImageIO": headers.check_nifti,
     "NrrdImageIO": headers.check_nrrd,
     "MetaImageIO": headers.check_meta,
+}
+_PICTURE_CHECKS = {
     "JPEGImageIO": headers.check_jpeg,
     "BMPImageIO": headers.check_bmp,
 }
@@ -98,7 +101,8 @@ def _suffix(path: Path) -> str:
 def _read_file(path: Path) -> Volume:
     suffix = _suffix(path)
     if suffix in _VOLUME_IO:
-        return Volume(_read_volume_file(path, _VOLUME_IO[suffix]), path.name)
+        image, doubts = _read_volume_file(path, _VOLUME_IO[suffix])
+        return Volume(image, path.name, VolumeInfo(doubts=doubts))
     if suffix in _PICTURE_IO:
         return Volume(_read_picture(path, _PICTURE_IO[suffix]), path.name)
     raise InputError(f"{path.name}: not an image that can be read. Accepted: {ACCEPTED}.")
@@ -151,10 +155,10 @@ def _execute(path: Path, reader: sitk.ImageFileReader) -> sitk.Image:
         ) from error
 
 
-def _read_volume_file(path: Path, image_io: str) -> sitk.Image:
+def _read_volume_file(path: Path, image_io: str) -> tuple[sitk.Image, tuple[str, ...]]:
     import SimpleITK as sitk
 
-    _HEADER_CHECKS[image_io](path)
+    doubts = _HEADER_CHECKS[image_io](path)
     reader = _open(path, image_io)
     size = reader.GetSize()
     if any(count > 1 for count in size[3:]):
@@ -172,14 +176,14 @@ def _read_volume_file(path: Path, image_io: str) -> sitk.Image:
         image = sitk.JoinSeries([image])
     headers.check_spacing(path.name, list(image.GetSpacing()))
     headers.check_direction(path.name, np.array(image.GetDirection()).reshape(3, 3))
-    return image
+    return image, doubts
 
 
 def _read_picture(path: Path, image_io: str) -> sitk.Image:
     import SimpleITK as sitk
 
-    if image_io in _HEADER_CHECKS:
-        _HEADER_CHECKS[image_io](path)
+    if image_io in _PICTURE_CHECKS:
+        _PICTURE_CHECKS[image_io](path)
     reader = _open(path, image_io)
     if any(count > 1 for count in reader.GetSize()[2:]):
         raise InputError(f"{path.name}: holds several pages. Save one as a picture, or the stack as NRRD.")
@@ -207,6 +211,11 @@ def _usable(volume: Volume) -> Volume:
     array = array_view(image)
     if array.dtype.kind == "f":
         bad = int(array.size - np.isfinite(array).sum())
+        if bad and np.isfinite(array_view(volume.image)).all():
+            raise InputError(
+                f"{name}: {counted(bad, 'voxel')} beyond 3.4e38, the largest value that is computed with. "
+                "Divide the image by a constant, or mend such voxels, and save it again."
+            )
         if bad:
             raise headers.not_numbers(name, bad)
     if array.min() == array.max():

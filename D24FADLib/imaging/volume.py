@@ -47,7 +47,7 @@ class VolumeInfo:
     `modality` is the DICOM Modality (0008,0060) where there is one, else "". `tags` holds further
     technical DICOM attributes by keyword (EchoTime, ContrastBolusAgent, ...). `patient_key` is equal for
     volumes of one patient read by the same process; it means nothing outside it and is not to be written
-    anywhere.
+    anywhere. `doubts`: what of the file's header may be wrong, in words; the run that uses it says so.
     """
 
     modality: str = ""
@@ -57,6 +57,7 @@ class VolumeInfo:
     frame_of_reference_uid: str = ""
     tags: dict[str, Any] = field(default_factory=dict)
     patient_key: str = field(default="", repr=False)
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

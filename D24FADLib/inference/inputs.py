@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 
 def check_inputs(query: Volume, supports: Sequence[Volume], anyway: bool = False) -> list[str]:
-    """What does not quite fit, in words. Raises InputError where `require_suitable` does."""
-    return require_suitable(
+    """What does not quite fit or may be wrong, in words. Raises InputError where `require_suitable` does."""
+    misfits = require_suitable(
         query.name,
         traits_of_volume(query),
         [(support.name, traits_of_volume(support)) for support in supports],
         anyway,
     )
+    return [f"{one.name}: {doubt}." for one in (query, *supports) for doubt in one.info.doubts] + misfits
 
 
 def require_suitable(

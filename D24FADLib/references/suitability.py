@@ -17,6 +17,7 @@ from .kinds import body_part_family, modality_family
 from .traits import Traits, plane_of
 
 _FEWEST_SLICES = 3
+_FINEST, _COARSEST = 1e-3, 100.0  # mm of a voxel that are plausible: a microscope's, and none
 _SAME_VIEW_DEGREES = 35.0
 # Shares of the study's extent that a reference covers.
 _REFUSED_EXTENT, _WARNED_EXTENT = 0.25, 0.7
@@ -186,6 +187,9 @@ def _alone(traits: Traits) -> Iterator[Reason]:
         yield refuse(Kind.CONTENT, reference="holds no images")
     elif family in _SECTIONS and traits.slices < _FEWEST_SLICES:
         yield warn(Kind.FEW_SLICES, reference=str(traits.slices))
+    if traits.slices > 1 and traits.spacing and not all(_FINEST <= mm <= _COARSEST for mm in traits.spacing):
+        shown = " x ".join(f"{mm:.4g}" for mm in traits.spacing)
+        yield warn(Kind.GEOMETRY, reference=f"voxels of {shown} mm are hardly true; correct the header")
     if traits.voxels and traits.voxels.constant:
         yield refuse(Kind.CONSTANT)
     elif traits.voxels and family == "CT" and traits.voxels.lowest > _NOT_AIR_HU:

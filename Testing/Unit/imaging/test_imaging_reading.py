@@ -160,6 +160,28 @@ def _flipped_bit(path: Path) -> None:
     held.write_bytes(data)
 
 
+def _spaced(path: Path, spacing: str, sizes: str = "4 5 6") -> Path:
+    """A NRRD file whose header says this of its spacing."""
+    space = "space: left-posterior-superior\n" if "directions" in spacing else ""
+    count = int(np.prod([int(word) for word in sizes.split()]))
+    spacing += "\n" if spacing else ""
+    header = f"NRRD0004\ntype: uchar\ndimension: {len(sizes.split())}\n{space}sizes: {sizes}\n{spacing}"
+    header += "encoding: raw\n\n"
+    path.write_bytes(header.encode() + bytes(i % 251 for i in range(count)))
+    return path
+
+
+def _huge(path: Path, value: float = 1e200) -> None:
+    array = sitk.GetArrayFromImage(an_image(np.float64))
+    array[0, 0, 0] = value
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+
+
+def _nifti(path: Path) -> bytes:
+    sitk.WriteImage(an_image(), str(path))
+    return path.read_bytes()
+
+
 def _with_values(path: Path, value: float, count: int) -> None:
     array = sitk.GetArrayFromImage(an_image(np.float32))
     array.reshape(-1)[:count] = value
@@ -219,10 +241,23 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ("nan.nii.gz", lambda p: _with_values(p, np.nan, 7), "7 voxels are not numbers"),
     ("inf.nrrd", lambda p: _with_values(p, np.inf, 2), "2 voxels are not numbers"),
     ("flat.nrrd", lambda p: sitk.WriteImage(sitk.Image([4, 4, 4], sitk.sitkUInt8) + 7, str(p)), "same value"),
+    ("huge.nrrd", lambda p: _huge(p), "1 voxel beyond 3.4e38"),
+    ("inf.mha", lambda p: _huge(p, np.inf), "1 voxel is not a number (NaN"),
+    (
+        "zipped.nii",
+        lambda p: p.write_bytes(gzip.compress(_nifti(p.with_name("b.nii")))),
+        "Rename it to zipped.nii.gz",
+    ),
     ("pixdim0.nii", lambda p: _patched(p, 76 + 12, "<f", 0.0), "voxel spacing of 0.5 x 0.75 x 0 mm"),
     ("pixdim negative.nii", lambda p: _patched(p, 76 + 12, "<f", -2.0), "must be positive"),
     ("pixdim nan.nii", lambda p: _patched(p, 76 + 4, "<f", np.nan), "must be positive"),
     ("size0.nii", lambda p: _patched(p, 40, "<4h", 3, 6, 0, 4), "impossible sizes"),
+    ("gap.nrrd", lambda p: _spaced(p, "spacings: 2 nan 2"), "voxel spacing of 2 x nan x 2 mm"),
+    (
+        "none.nrrd",
+        lambda p: _spaced(p, "space directions: (1,0,0) none (0,0,1)"),
+        "spacing of 1 x nan x 1 mm",
+    ),
     ("zero.nrrd", lambda p: _replaced(p, b"(0,0,1)", b"(0,0,0)"), "must be positive"),
     ("sheared.nrrd", lambda p: _replaced(p, b"(0,1,0)", b"(0,1,1)"), "perpendicular"),
     ("zero.mha", lambda p: _replaced(p, b"ElementSpacing = 1 1 1", b"ElementSpacing = 1 1 0"), "positive"),
@@ -262,6 +297,41 @@ def test_a_name_in_an_older_encoding(tmp_path: Path) -> None:
     path.write_bytes(b"NRRD")
     with pytest.raises(InputError, match=r"head M\?\.nrrd: its name.* is not in UTF-8\. Rename it\."):
         read_study(path)
+
+
+def _doubts(path: Path) -> str:
+    return " ".join(read_volume(path).info.doubts)
+
+
+@pytest.mark.parametrize(("scale", "said"), [(1.0, False), (1.005, False), (2.0, True), (0.97, True)])
+def test_two_voxel_sizes_of_a_nifti_are_told(tmp_path: Path, scale: float, said: bool) -> None:
+    path = tmp_path / "a.nii"
+    sitk.WriteImage(an_image(), str(path))
+    data = bytearray(path.read_bytes())
+    rows = np.frombuffer(data, "<f4", 12, 280).reshape(3, 4) * np.array([scale, scale, scale, 1], np.float32)
+    data[280:328] = rows.astype("<f4").tobytes()
+    path.write_bytes(data)
+    assert read_volume(path).spacing == pytest.approx((0.5, 0.75, 2.0))
+    wanted = f"two voxel sizes, 0.5 x 0.75 x 2 mm (pixdim), which was taken, and {0.5 * scale:.4g} x"
+    assert (wanted in _doubts(path)) == said
+    data[254:256] = b"\0\0"  # the matrix does not count
+    path.write_bytes(data)
+    assert _doubts(path) == ""
+
+
+def test_a_volume_without_a_spacing_is_told(tmp_path: Path) -> None:
+    assert "no voxel spacing; 1 mm is assumed" in _doubts(_spaced(tmp_path / "a.nrrd", ""))
+    assert _doubts(_spaced(tmp_path / "b.nrrd", "spacings: 2 2 3")) == ""
+    assert _doubts(_spaced(tmp_path / "c.nrrd", "", "4 5 1")) == ""  # a single image
+    assert (
+        _doubts(_spaced(tmp_path / "d.nrrd", "spacings: nan 1 1\nkinds: RGB-color space space", "3 5 6"))
+        == ""
+    )
+    sitk.WriteImage(an_image(), str(tmp_path / "e.mha"))
+    assert _doubts(tmp_path / "e.mha") == ""
+    data = (tmp_path / "e.mha").read_bytes()
+    (tmp_path / "e.mha").write_bytes(data.replace(b"ElementSpacing = 0.5 0.75 2\n", b""))
+    assert "no voxel spacing" in _doubts(tmp_path / "e.mha")
 
 
 def test_detached_data_missing(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from D24FADLib.imaging.planes import Plane
 from D24FADLib.imaging.volume import Volume, VolumeInfo
 from D24FADLib.inference.checks import check_alignment, check_patients, from_warnings
 from D24FADLib.inference.duplicates import check_copies
+from D24FADLib.inference.inputs import check_inputs
 from D24FADLib.inference.mirrored import check_mirrored
 from D24FADLib.inference.outliers import (
     MAP,
@@ -96,6 +97,16 @@ def test_a_changed_copy_is_named(change: str) -> None:
     assert codes(found) == [("duplicate", 3)]
     assert 0.5 < found[0].value <= 1
     assert "is nearly the study itself" in found[0].message
+
+
+def test_what_is_doubtful_in_a_file_is_told_with_its_name() -> None:
+    query, *supports = study(3)
+    supports[1] = dataclasses.replace(supports[1], info=VolumeInfo(doubts=("the header gives two sizes",)))
+    assert "v2: the header gives two sizes." in check_inputs(query, supports)
+    cube = sitk.GetImageFromArray(np.repeat(anatomy(0), 4, axis=0))
+    cube.SetSpacing((1.0, 1.0, 400.0))
+    said = check_inputs(Volume(cube, "q.nii"), [slab(1, 0.03), slab(2, 0.03)], anyway=True)
+    assert any(text.startswith("q.nii: voxels of 1 x 1 x 400 mm are hardly true") for text in said)
 
 
 @pytest.mark.parametrize("wrong", [0, 3])

@@ -169,6 +169,22 @@ def test_alone() -> None:
     assert check_alone(Traits(modality="SEG", slices=3)).level is Level.REFUSE
 
 
+@pytest.mark.parametrize(
+    ("spacing", "said"),
+    [
+        ((1.0, 1.0, 400.0), "1 x 1 x 400 mm"),
+        ((0.0001, 0.0001, 2.0), "0.0001 x 0.0001 x 2 mm"),
+        ((0.002, 0.002, 90.0), ""),
+    ],
+)
+def test_a_spacing_that_is_hardly_true_is_told(spacing: tuple[float, float, float], said: str) -> None:
+    check = check_alone(dataclasses.replace(BRAIN, spacing=spacing))
+    assert check.level is (Level.WARN if said else Level.OK)
+    assert said in str(check)
+    # Photographs have no size that could be wrong.
+    assert check_alone(Traits(modality="", slices=1, spacing=spacing)).level is Level.OK
+
+
 def test_unknown_speaks_against_nothing() -> None:
     reasons = check_pair(BRAIN, Traits()).reasons
     assert [reason.kind for reason in reasons] == [Kind.MODALITY_UNKNOWN]
