@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return CANCELLED
     except D24FADError as error:
         kind = {ModelError: "model", OutputError: "output"}.get(type(error), "input")
-        reporter.error(kind, str(error))
+        reporter.error(kind, str(error) + _complete(reporter.written))
         return BAD_INPUT
     except MemoryError as error:
         reporter.error("memory", str(error) or _OUT_OF_MEMORY)
@@ -68,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         name = f"{Path(os.fsdecode(error.filename)).name}: " if error.filename else ""
         reporter.error(
-            "output", f"{name}{os.strerror(error.errno)}. Choose another place, or make room there."
+            "output",
+            f"{name}{os.strerror(error.errno)}. Choose another place, or make room there."
+            + _complete(reporter.written),
         )
         return BAD_INPUT
     except Exception as error:
@@ -82,6 +84,11 @@ def _cancelled(verb: str, written: Sequence[str]) -> str:
         return f"cancelled when the results were complete: {', '.join(written)}"
     # Other verbs keep what is worth keeping: features, series already sent.
     return "cancelled; nothing was written" if verb == "detect" else "cancelled"
+
+
+def _complete(written: Sequence[str]) -> str:
+    """What failed after the results, such as their DICOM form, takes nothing from them."""
+    return f" The other results are complete: {', '.join(written)}" if written else ""
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

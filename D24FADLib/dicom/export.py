@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,6 +189,7 @@ def _add_page(
 def _write(datasets: dict[str, Dataset], folder: Path) -> dict[str, Path]:
     """Through a folder in the target, so that the files appear whole and never beside another run's."""
     written: dict[str, Path] = {}
+    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".d24fad-", dir=folder) as name:
@@ -203,6 +205,10 @@ def _write(datasets: dict[str, Dataset], folder: Path) -> dict[str, Path]:
     except OSError as error:
         why = error.strerror or error
         raise OutputError(f"{folder.name}: results cannot be written there ({why}).") from error
+    finally:
+        if new and not written:
+            with suppress(OSError):  # it was not made, or somebody else put something in
+                folder.rmdir()
     return written
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import glob
+import os
 import random
 import shutil
 import subprocess
@@ -24,6 +26,7 @@ from dicom_factory import (
     write_series,
 )
 
+from D24FADLib.cli import main
 from D24FADLib.dicom.detect_options import require_exportable
 from D24FADLib.dicom.export import KINDS, Exported, check_export, export_detection
 from D24FADLib.dicom.series import read_files
@@ -489,6 +492,35 @@ def test_nothing_is_written_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(OutputError, match="cannot be written"):
         export_detection(detection, paths, tmp_path / "taken")
     assert (tmp_path / "taken").read_text() == "a file where the folder should be"
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pydicom.Dataset, "save_as", full)
+    (tmp_path / "there").mkdir()
+    for name in ("new", "there"):
+        with pytest.raises(OutputError, match=rf"{name}: results cannot be written there \(No space left"):
+            export_detection(detection, paths, tmp_path / name)
+    assert not (tmp_path / "new").exists()
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_where_it_fails_the_other_results_are_said_to_be_complete(
+    tmp_path: Path, small_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(2):
+        write_series(tmp_path / str(number), SeriesSpec(phantom(seed=number)))
+    output = tmp_path / "results"
+    words = [
+        "detect", str(tmp_path / "0"), "--support", str(tmp_path / "1"), "--output", str(output),
+        "--model", str(small_model), "--runtime", "torch", "--device", "cpu", "--align", "none",
+        # a place that is good before the run, and lost with its first file
+        "--dicom-output", str(output / "run.json" / "objects"),
+    ]  # fmt: skip
+    assert main(words) == 2
+    said = f"cannot be written there (Not a directory). The other results are complete: {output}\n"
+    assert capsys.readouterr().err.endswith(said)
+    assert {path.name for path in output.iterdir()} >= {"run.json", "findings.csv", "overview.png"}
 
 
 @pytest.mark.parametrize(
