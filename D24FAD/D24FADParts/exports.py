@@ -14,7 +14,7 @@ SEGMENTATION_FILTERS = "NRRD (*.seg.nrrd);;NIfTI (*.nii.gz)"
 # As in the command line's findings.csv, and the threshold, which is the reader's here.
 FINDING_COLUMNS = (
     "rank", "peak", "mean", "volume_ml", "center_r", "center_a", "center_s", "peak_r", "peak_a", "peak_s",
-    "slice", "threshold",
+    "slice", "threshold", "area_mm2", "pixels",
 )  # fmt: skip
 _SERIES_DESCRIPTION = "D24FAD candidates, research use"
 VOLUME_FILTERS = "NRRD (*.nrrd);;NIfTI (*.nii.gz)"
@@ -109,7 +109,9 @@ def exportFindings(found, path):
             for finding in found.findings:
                 numbers = [f"{value:.4g}" for value in (finding.peak, finding.mean, finding.volumeMl)]
                 places = [f"{value:.2f}" for value in (*finding.place, *finding.peakPlace)]
-                writer.writerow([finding.rank, *numbers, *places, finding.slice, f"{found.threshold:.4g}"])
+                area = "" if finding.areaMm2 is None else f"{finding.areaMm2:.4g}"
+                last = finding.slice, f"{found.threshold:.4g}", area, finding.pixels
+                writer.writerow([finding.rank, *numbers, *places, *last])
         os.replace(part, path)
     except OSError as error:
         if os.path.exists(part):

@@ -25,6 +25,8 @@ class Finding:
     place: tuple  # of the centre, world RAS
     peakPlace: tuple  # of the highest voxel: surely inside, where a bent finding's centre is not
     segmentId: str
+    pixels: object = None  # of a single image, else None
+    areaMm2: object = None  # of a single image whose pixels have a size
 
 
 @dataclass
@@ -311,6 +313,10 @@ class Results:
         world = geometry.ijkToWorld(query)
         voxelMl = abs(float(np.linalg.det(world[:3, :3]))) / 1000.0
         axis = self.sliceAxis()
+        flat = query.GetImageData().GetDimensions()[2] == 1
+        sides = np.linalg.norm(world[:3, :2], axis=0)
+        # Slicer takes pixels for 1 mm where nothing tells their size.
+        pixelMm2 = float(sides.prod()) if flat and not np.allclose(sides, 1.0, atol=1e-9) else None
         return [
             Finding(
                 candidate.rank,
@@ -321,6 +327,8 @@ class Results:
                 geometry.toPlace(world, candidate.centerIjk),
                 geometry.toPlace(world, candidate.peakIjk),
                 segmentation.segmentIdOf(candidate.rank),
+                candidate.voxels if flat else None,
+                None if pixelMm2 is None else candidate.voxels * pixelMm2,
             )
             for candidate in found
         ]

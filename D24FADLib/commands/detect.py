@@ -225,11 +225,13 @@ def findings_text(detection: Detection, folder: Path, most: int = 5) -> str:
         f"(study score {detection.score:.2f}: {score_meaning(detection)})"
     ]
     if count:
-        lines.append("rank   peak   volume ml    centre R, A, S mm        slice")
+        unit = detection.findings[0].size[1]
+        of = "volume" if unit == "ml" else "area"
+        lines.append(f"rank   peak{of + ' ' + unit:>12s}    centre R, A, S mm        slice")
     for f in detection.findings[:most]:
         r, a, s = f.center_ras
         lines.append(
-            f"{f.rank:4d} {f.peak:6.2f} {f.volume_ml:11.2f}   {r:7.1f} {a:7.1f} {s:7.1f}   {f.slice:6d}"
+            f"{f.rank:4d} {f.peak:6.2f} {f.size_text:>11s}   {r:7.1f} {a:7.1f} {s:7.1f}   {f.slice:6d}"
         )
     if count > most:
         lines.append(f"     and {count - most} more in findings.csv")

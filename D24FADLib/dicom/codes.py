@@ -68,6 +68,14 @@ def milliliter() -> Code:
     return _code("ml", "UCUM", "milliliter")
 
 
+def area() -> Code:
+    return _code("42798000", "SCT", "Area")
+
+
+def square_mm() -> Code:
+    return _code("mm2", "UCUM", "square millimeter")
+
+
 def no_units() -> Code:
     return _code("1", "UCUM", "no units")
 

@@ -113,11 +113,11 @@ def _draw_slice(
 def _findings_text(findings: Sequence[Finding]) -> str:
     if not findings:
         return "No candidate findings above the threshold."
-    lines = ["rank   peak   mean     ml   centre R, A, S (mm)"]
+    lines = [f"rank   peak   mean {findings[0].size[1]:>6s}   centre R, A, S (mm)"]
     for finding in sorted(findings, key=lambda f: f.rank)[:12]:
         r, a, s = finding.center_ras
         lines.append(
-            f"{finding.rank:4d} {finding.peak:6.2f} {finding.mean:6.2f} {finding.volume_ml:6.2f}   "
+            f"{finding.rank:4d} {finding.peak:6.2f} {finding.mean:6.2f} {finding.size_text:>6s}   "
             f"{r:.0f}, {a:.0f}, {s:.0f}"
         )
     if len(findings) > 12:

@@ -112,6 +112,15 @@ def _number(name: Code, value: float, unit: Code, derivation: Code | None = None
     return Measurement(name=name, value=float(f"{value:.8g}"), unit=unit, derivation=derivation)
 
 
+def _extent(finding: Finding) -> list[Measurement]:
+    """Its volume; of a single image its area, and nothing where its pixels have no known size."""
+    size, unit = finding.size
+    if unit == "px":
+        return []
+    name, code = (codes.volume(), codes.milliliter()) if unit == "ml" else (codes.area(), codes.square_mm())
+    return [_number(name, size, code)]
+
+
 def _finding_group(
     number: int, finding: Finding, segmentation: Segmentation, context: Context
 ) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
@@ -129,7 +138,7 @@ def _finding_group(
         finding_type=codes.finding_type(),
         algorithm_id=_algorithm(context),
         measurements=[
-            _number(codes.volume(), finding.volume_ml, codes.milliliter()),
+            *_extent(finding),
             _number(codes.score(), finding.peak, codes.no_units(), codes.maximum()),
             _number(codes.score(), finding.mean, codes.no_units(), codes.mean()),
         ],

@@ -73,7 +73,7 @@ def _finding_segment(number: int, finding: Finding, context: Context) -> Segment
     )
     segment.SegmentDescription = (
         f"Candidate finding, research use: peak score {finding.peak:.2f}, mean {finding.mean:.2f}, "
-        f"{finding.volume_ml:.2f} ml"
+        f"{finding.size_text} {finding.size[1]}"
     )
     return segment
 

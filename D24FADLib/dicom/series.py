@@ -206,6 +206,7 @@ def _info(header: Dataset, arrangement: Arrangement, behind: Sequence[Frame]) ->
         frame_of_reference_uid=arrangement.frames[0].frame_of_reference_uid,
         tags=tags,
         patient_key=_patient_key(header),
+        sized=arrangement.frames[0].spacing is not None,
     )
 
 

@@ -27,7 +27,7 @@ _CHUNK = 1 << 22  # a multiple of every voxel size
 _NIFTI_HEADER = 348
 _MAX_TEXT_HEADER = 1 << 20
 _SAME_SIZE = 0.01  # difference of two voxel sizes that says nothing: rounding, small registrations
-_NO_SPACING = "the header gives no voxel spacing; 1 mm is assumed"  # as of DICOM
+NO_SPACING = "the header gives no voxel spacing; 1 mm is assumed"  # as of DICOM
 # NRRD's kinds of axes that are not of space.
 _OUTSIDE_SPACE = {
     "list", "vector", "point", "normal", "rgb-color", "rgba-color", "xyz-color", "hsv-color", "scalar",
@@ -225,10 +225,9 @@ def _nrrd_spacing(name: str, fields: dict[str, str], spacing: list[float]) -> tu
         # Without kinds a few values without a spacing are a colour.
         return not (known and math.isnan(spacing[axis]) and sizes[axis] <= 4 and len(sizes) > 3)
 
-    axes = [axis for axis, size in enumerate(sizes) if size > 1 and in_space(axis)]
     if known:
-        check_spacing(name, [spacing[axis] for axis in axes])
-    return () if known or len(axes) < 3 else (_NO_SPACING,)
+        check_spacing(name, [spacing[n] for n, size in enumerate(sizes) if size > 1 and in_space(n)])
+    return () if known else (NO_SPACING,)
 
 
 def check_meta(path: Path) -> tuple[str, ...]:
@@ -244,8 +243,7 @@ def check_meta(path: Path) -> tuple[str, ...]:
         check_direction(path.name, np.array(matrix).reshape(axes, axes).T)
     if fields.get("compresseddata", "").lower() in ("true", "1"):
         _check_zipped(path, fields.get("elementdatafile", ""))
-    long = sum(size > 1 for size in _numbers(fields.get("dimsize", "")))
-    return () if long < 3 or fields.keys() & {"elementspacing", "elementsize"} else (_NO_SPACING,)
+    return () if fields.keys() & {"elementspacing", "elementsize"} else (NO_SPACING,)
 
 
 def _check_zipped(path: Path, data_file: str) -> None:

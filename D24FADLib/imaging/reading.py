@@ -102,9 +102,13 @@ def _read_file(path: Path) -> Volume:
     suffix = _suffix(path)
     if suffix in _VOLUME_IO:
         image, doubts = _read_volume_file(path, _VOLUME_IO[suffix])
-        return Volume(image, path.name, VolumeInfo(doubts=doubts))
+        volume = Volume(image, path.name)
+        sized = headers.NO_SPACING not in doubts
+        # Of a picture nobody expects a size.
+        kept = () if volume.is_single_image and not sized else doubts
+        return Volume(image, path.name, VolumeInfo(doubts=kept, sized=sized))
     if suffix in _PICTURE_IO:
-        return Volume(_read_picture(path, _PICTURE_IO[suffix]), path.name)
+        return Volume(_read_picture(path, _PICTURE_IO[suffix]), path.name, VolumeInfo(sized=False))
     raise InputError(f"{path.name}: not an image that can be read. Accepted: {ACCEPTED}.")
 
 

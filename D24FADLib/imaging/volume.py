@@ -48,6 +48,7 @@ class VolumeInfo:
     technical DICOM attributes by keyword (EchoTime, ContrastBolusAgent, ...). `patient_key` is equal for
     volumes of one patient read by the same process; it means nothing outside it and is not to be written
     anywhere. `doubts`: what of the file's header may be wrong, in words; the run that uses it says so.
+    `sized`: False where its pixels have no known size and count as 1 mm.
     """
 
     modality: str = ""
@@ -58,6 +59,7 @@ class VolumeInfo:
     tags: dict[str, Any] = field(default_factory=dict)
     patient_key: str = field(default="", repr=False)
     doubts: tuple[str, ...] = ()
+    sized: bool = True
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,8 @@ class Finding:
     the nearest reference, at strides 4, 8 and 16; nearest_reference: the one most like it there, counted
     from 1. Of volumes whose map is fused (`fusion`), of all findings: departs_by: the kinds of evidence that
     it rests on, the strongest first ("darker", "texture"; than the references); departures: the map of each
-    kind alone at its peak, in the order of `Detection.kinds`.
+    kind alone at its peak, in the order of `Detection.kinds`. Of single images, whose thickness nobody knows
+    (`volume_ml` takes the header's, or 1 mm): pixels, and area_mm2 where their size is known.
     """
 
     rank: int
@@ -39,6 +40,21 @@ class Finding:
     nearest_reference: int | None = None
     departs_by: tuple[str, ...] = ()
     departures: tuple[float, ...] = ()
+    pixels: int | None = None
+    area_mm2: float | None = None
+
+    @property
+    def size(self) -> tuple[float, str]:
+        """What it measures, and the unit: ml; of single images mm2, or px where that is not known."""
+        if self.area_mm2 is not None:
+            return self.area_mm2, "mm2"
+        return (self.volume_ml, "ml") if self.pixels is None else (self.pixels, "px")
+
+    @property
+    def size_text(self) -> str:
+        """The number of `size`."""
+        value, unit = self.size
+        return f"{value:.0f}" if unit == "px" else f"{value:.2f}"
 
 
 @dataclass(frozen=True)

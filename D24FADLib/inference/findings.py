@@ -65,6 +65,7 @@ def _describe(
     places = np.argwhere(inside) + [side.start for side in box]  # (k, j, i)
     center = np.average(places, axis=0, weights=values - values.min() + 1e-6)
     peak = places[int(values.argmax())]
+    flat = scores.is_single_image
     return Finding(
         rank=rank,
         peak=float(values.max()),
@@ -73,6 +74,8 @@ def _describe(
         center_ras=_ras(scores, center),
         peak_ras=_ras(scores, peak),
         slice=int(peak[2 - slice_axis(scores.image, plane)]),
+        pixels=len(values) if flat else None,
+        area_mm2=float(len(values) * np.prod(scores.spacing[:2])) if flat and scores.info.sized else None,
     )
 
 

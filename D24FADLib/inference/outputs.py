@@ -31,6 +31,7 @@ _RESIDUALS = ("residual_stride_4", "residual_stride_8", "residual_stride_16")
 _FINDING_COLUMNS = (
     "rank", "peak", "mean", "volume_ml", "center_r", "center_a", "center_s", "peak_r", "peak_a", "peak_s",
     "slice", "false_positives", "nearest_reference", *_RESIDUALS, "departs_by", *KINDS,
+    "area_mm2", "pixels",
 )  # fmt: skip  # and weight_01, weight_02, ... of each reference
 
 
@@ -189,7 +190,7 @@ def _write_findings(detection: Detection, path: Path) -> None:
             }
             numbers = {
                 "peak": finding.peak, "mean": finding.mean, "volume_ml": finding.volume_ml,
-                **places,
+                **places, "area_mm2": finding.area_mm2,
                 "false_positives": finding.false_positives,
                 **dict(zip(_RESIDUALS, finding.residuals, strict=False)),
                 **dict(zip(detection.kinds, finding.departures, strict=False)),
@@ -201,6 +202,7 @@ def _write_findings(detection: Detection, path: Path) -> None:
             known = {
                 "rank": finding.rank,
                 "slice": finding.slice,
+                "pixels": finding.pixels,
                 "nearest_reference": finding.nearest_reference,
                 "departs_by": " ".join(finding.departs_by),
             }

@@ -34,7 +34,9 @@ def patch_around(
 
 def reasons(detection: Detection, finding: Finding) -> str:
     """What is known of a finding, in a few lines."""
-    lines = [f"Finding {finding.rank}: peak {finding.peak:.1f}, {finding.volume_ml:.2g} ml"]
+    size, unit = finding.size
+    shown = f"{size:.2g}" if unit == "ml" else f"{size:.0f}"
+    lines = [f"Finding {finding.rank}: peak {finding.peak:.1f}, {shown} {unit}"]
     if finding.false_positives is not None:
         lines.append(f"as high in a normal study: {finding.false_positives:.2g} on average")
     if finding.departs_by:

@@ -154,6 +154,31 @@ def test_a_segmentation_corrected_by_hand_is_never_overwritten(detected):
     assert found.node("Segmentation").GetSegmentation().GetNumberOfSegments() == 1
 
 
+@pytest.mark.parametrize("side", [0.5, 1.0])
+def test_a_single_image_is_measured_by_its_area(logic, tmp_path, side):
+    import slicer
+    from D24FADParts.panel import findings
+
+    nodes = []
+    for seed in range(3):
+        array = 500 + 10 * np.random.default_rng(seed).standard_normal((1, 40, 40))
+        array[0, 10:14, 20:25] += 400 * (seed == 0)
+        matrix = np.diag([-side, -side, 1.0, 1.0])
+        nodes.append(slicer.util.addVolumeFromArray(array.astype(np.int16), ijkToRAS=matrix, name=str(seed)))
+    logic.setQuery(nodes[0])
+    for node in nodes[1:]:
+        logic.addReferenceNode(node)
+    logic.detect()
+    found = logic.results().findings[0]
+    # 1 mm is what Slicer takes where nothing tells a pixel's size.
+    assert found.areaMm2 == (None if side == 1.0 else pytest.approx(found.pixels * 0.25))
+    assert findings._size(found) == (f"{found.pixels} px" if side == 1.0 else f"{found.areaMm2:.0f} mm²")
+    with open(logic.exportFindings(tmp_path / "f.csv"), encoding="utf-8", newline="") as file:
+        row = next(csv.DictReader(file))
+    assert row["pixels"] == str(found.pixels)
+    assert (row["area_mm2"] == "") == (side == 1.0)
+
+
 def test_exports(detected, tmp_path):
     import SimpleITK as sitk
 

@@ -41,7 +41,7 @@ class FindingsStep:
     def _prepareTable(self):
         table = self._ui.findingsTable
         table.setColumnCount(5)
-        table.setHorizontalHeaderLabels(["#", _("Peak"), _("Volume"), _("Slice"), _("Centre (R, A, S mm)")])
+        table.setHorizontalHeaderLabels(["#", _("Peak"), _("Size"), _("Slice"), _("Centre (R, A, S mm)")])
         table.verticalHeader().setVisible(False)
         table.verticalHeader().setDefaultSectionSize(24)
         header = table.horizontalHeader()
@@ -130,8 +130,7 @@ class FindingsStep:
         table.setRowCount(many)
         for row, finding in enumerate(found.findings):
             place = ", ".join(str(round(value)) for value in finding.place)
-            volume = f"{finding.volumeMl:.2f} ml" if finding.volumeMl < 10 else f"{finding.volumeMl:.0f} ml"
-            texts = [str(finding.rank), f"{finding.peak:.2f}", volume, str(finding.slice), place]
+            texts = [str(finding.rank), f"{finding.peak:.2f}", _size(finding), str(finding.slice), place]
             for column, text in enumerate(texts):
                 item = table.item(row, column)
                 if item is None:
@@ -242,3 +241,12 @@ class FindingsStep:
         path = dialogs.savePath(button, _("Export anomaly map"), name, exports.VOLUME_FILTERS)
         if path:
             self._attempt(lambda: self._logic.exportMap(path))
+
+
+def _size(finding):
+    """Of a volume its millilitres; a single image has an area only, and that not always in millimetres."""
+    if finding.areaMm2 is not None:
+        return f"{finding.areaMm2:.0f} mm²"
+    if finding.pixels is not None:
+        return f"{finding.pixels} px"
+    return f"{finding.volumeMl:.2f} ml" if finding.volumeMl < 10 else f"{finding.volumeMl:.0f} ml"

@@ -268,6 +268,11 @@ def test_pictures_one_pixel_wide(arguments, tmp_path: Path, capsys) -> None:
     words = arguments(tmp_path / "out", "--threshold", "0.5", query=paths[0], supports=paths[1:])
     assert main([*words, "--unsuitable-anyway"]) == 0, capsys.readouterr().err
     assert {"overview.png", "run.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    # A photograph's pixels have no size: neither volume nor area is told of it.
+    assert "   area px" in capsys.readouterr().out
+    with open(tmp_path / "out" / "findings.csv", newline="", encoding="utf-8") as file:
+        row = next(csv.DictReader(file))
+    assert (int(row["pixels"]) > 0, row["area_mm2"]) == (True, "")
 
 
 def test_a_user_without_a_home(tmp_path: Path) -> None:

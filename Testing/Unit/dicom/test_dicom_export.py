@@ -393,6 +393,13 @@ def test_single_image_without_positions(tmp_path: Path) -> None:
     seg = pydicom.dcmread(exported.files["seg"])
     assert int((seg.pixel_array > 0).sum()) == int((detection.labels > 0).sum())
     assert list(seg.PatientOrientation) == ["L", "F"]
+    # What has no thickness has an area, and no volume.
+    report = highdicom.sr.srread(exported.files["report"])
+    first = report.content.get_volumetric_roi_measurement_groups()[0].get_measurements()[0]
+    assert (first.name.value, first.unit.value) == ("42798000", "mm2")
+    assert first.value == pytest.approx((detection.labels == 1).sum() * np.prod(query.spacing[:2]))
+    assert f"{first.value:.2f} mm2" in seg.SegmentSequence[0].SegmentDescription
+    assert "118565006" not in "".join(texts_in(report))
     validate(exported)
 
 

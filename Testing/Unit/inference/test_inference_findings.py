@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 
 from D24FADLib.imaging.planes import Plane
-from D24FADLib.imaging.volume import Volume
+from D24FADLib.imaging.volume import Volume, VolumeInfo
 from D24FADLib.inference.findings import MAX_FINDINGS, find
 
 
@@ -41,6 +41,19 @@ def test_ranks_sizes_and_places() -> None:
     assert (labels[5, 12:16, 15:20] == 1).all()
     assert (labels[2:4, 5:8, 6:9] == 2).all()
     assert np.count_nonzero(labels) == 38
+
+
+def test_a_single_image_has_an_area_and_pixels_without_a_size_have_none() -> None:
+    array = zeros((1, 20, 24))
+    array[0, 12:16, 15:20] = 5.0
+    flat = a_map(array)
+    for sized, size in ((True, (20 * 4.0, "mm2")), (False, (20, "px"))):
+        image = Volume(flat.image, "map", VolumeInfo(sized=sized))
+        (finding,), _ = find(image, 2.0, Plane.AXIAL, 0.0)
+        assert finding.size == size
+        assert (finding.pixels, finding.volume_ml) == (20, pytest.approx(0.4))
+    deep, _ = find(a_map(np.repeat(array, 8, axis=0)), 2.0, Plane.AXIAL, 0.0)
+    assert (deep[0].area_mm2, deep[0].pixels, deep[0].size) == (None, None, (deep[0].volume_ml, "ml"))
 
 
 @pytest.mark.parametrize(("plane", "index"), [(Plane.AXIAL, 5), (Plane.CORONAL, 13), (Plane.SAGITTAL, 17)])
