@@ -39,6 +39,7 @@ T = TypeVar("T")
 MIN_OVERLAP = 0.3
 _VOLUME_CHANGE = (0.6, 1.7)
 _STRETCHES = (0.7, 1.45)
+_WIDEST = 24.0  # voxels of a smoothing: from 27 on ITK's kernel is not a number
 
 
 class Alignment(str, Enum):
@@ -330,7 +331,7 @@ def _smoothed(support: sitk.Image, query: sitk.Image, transform: sitk.Transform)
     steps = np.linalg.inv(_index_to_point(support)[:3, :3]) @ matrix @ _index_to_point(query)[:3, :3]
     ratio = np.abs(steps).max(axis=1)  # support voxels per query voxel, along each support axis
     sigma = np.where(ratio > 1.5, np.sqrt(np.maximum(ratio**2 - 1, 0)) / 2.355, 0.0)
-    sigma = np.where(np.array(support.GetSize()) > 1, sigma, 0.0)
+    sigma = np.where(np.array(support.GetSize()) > 1, np.minimum(sigma, _WIDEST), 0.0)
     if sigma.max() == 0:
         return support
 

@@ -213,6 +213,13 @@ def test_single_images_are_stretched(method: Alignment) -> None:
     assert sitk.GetArrayFromImage(shown.image).dtype == np.uint8
 
 
+def test_a_picture_of_a_few_pixels_is_met_by_numbers() -> None:
+    fine = np.random.default_rng(0).integers(100, 120, (1, 400, 400)).astype(np.uint8)
+    query = Volume(sitk.GetImageFromArray(np.arange(9, dtype=np.uint8).reshape(1, 3, 3)), "q")
+    moved = align(Volume(sitk.GetImageFromArray(fine), "support"), query, Alignment.NONE)
+    np.testing.assert_allclose(sitk.GetArrayFromImage(moved.image), 109.5, atol=1)
+
+
 def test_thick_slices_average_a_fine_support() -> None:
     fine = np.zeros((40, 16, 16), np.float32)
     fine[20, 4:12, 4:12] = 100  # one thin bright sheet
