@@ -239,6 +239,20 @@ def test_a_dying_worker_leaves_a_message_and_a_usable_panel(loaded, host, temp, 
     assert "candidate" in ui.countLabel.text
 
 
+def test_a_temporary_folder_that_is_gone_is_said_in_the_panel(loaded, host, temp, quiet_log):
+    panel, _query, _references = loaded
+    ui = panel.ui
+    chooseInMenu(ui.addLoadedButton, "All of these")
+    panel.logic.tempFolder = str(temp / "gone")
+    click(ui.applyButton)
+    assert "temporary folder cannot be used (No such file or directory)" in ui.runMessage.text
+    assert ui.applyButton.text == "Find anomalies"
+    assert not ui.progressBar.isVisible()
+    panel.logic.tempFolder = str(temp)
+    runToEnd(panel, host)
+    assert "candidate" in ui.countLabel.text
+
+
 def test_cancel_by_click(loaded, host, temp):
     panel, _query, _references = loaded
     chooseInMenu(panel.ui.addLoadedButton, "Normal 1")
