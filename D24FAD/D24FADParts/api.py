@@ -198,6 +198,7 @@ class DetectionApi:
         parameters = self.getParameterNode()
         if self._results is None or self._resultsOf is not parameters:
             self._results, self._resultsOf = results.Results(parameters), parameters
+        self._results.letGoOfWhatIsGone()
         return self._results
 
     def setResults(self, found):

@@ -48,6 +48,25 @@ def test_findings_are_never_those_of_a_scene_closed_before(detected, volumes, tm
     assert np.allclose(found.findings[0].place, second, atol=0.01)
 
 
+@pytest.mark.parametrize("then", ["closed", "another"])
+def test_a_closed_scene_is_let_go(detected, tmp_path, then):
+    """The segmentation's node and its label image are freed with the scene, not by the next run."""
+    import slicer
+
+    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"), None)
+    freed = []
+    node = detected.results().node("Segmentation")
+    image = node.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
+    for thing in (node, image):
+        thing.AddObserver("DeleteEvent", lambda *_said: freed.append(1))
+    del node, image, thing
+    slicer.mrmlScene.Clear(False)
+    if then == "another":
+        assert slicer.mrmlScene.ReadFromMRB(str(tmp_path / "scene.mrb"), True)
+    detected.results()
+    assert len(freed) == 2
+
+
 def test_a_map_that_was_changed_is_looked_at_again(detected):
     import slicer
 
