@@ -67,9 +67,11 @@ def test_references_that_do_not_fit_are_marked_and_refused(loaded, host, volumes
     broken.write_text("no image")
     qt.QFileDialog.planned.append([str(broken)])
     click(ui.addFilesButton)
+    assert host.process_events(5, until=lambda: not panel.logic.isAdding())
     assert "broken.nrrd is no image that can be read." in ui.referencesMessage.text
     assert len(panel.logic.references()) == 2
     click(ui.addDicomButton)
+    assert host.process_events(5, until=lambda: not panel.logic.isAdding())
     assert "DICOM browser" in ui.referencesMessage.text
     qt.QFileDialog.planned.append("")  # a cancelled dialog changes nothing
     click(ui.addFolderButton)
@@ -112,6 +114,7 @@ def test_a_reference_set_is_saved_and_loaded_by_clicks(loaded, host, tmp_path):
         sitk.WriteImage(image, str(tmp_path / name))
     qt.QFileDialog.planned.append([str(tmp_path / "a.nrrd"), str(tmp_path / "b.nrrd")])
     click(ui.addFilesButton)
+    assert host.process_events(5, until=lambda: not panel.logic.isAdding())
     assert [row[1] for row in texts(ui.referencesTable)] == ["File", "File"]
 
     def name():
@@ -128,8 +131,41 @@ def test_a_reference_set_is_saved_and_loaded_by_clicks(loaded, host, tmp_path):
     panel.logic.removeReferences([row.key for row in panel.logic.references()])
     (tmp_path / "b.nrrd").unlink()
     chooseInMenu(ui.loadSetButton, "Brain T1")
+    assert host.process_events(5, until=lambda: not panel.logic.isAdding())
     assert [row[5] for row in texts(ui.referencesTable)] == ["Fits", "Missing"]
     assert "b.nrrd is gone" in ui.referencesMessage.text
+
+
+def test_a_folder_is_added_and_cancelled_by_clicks(loaded, host, tmp_path, screenshot, quiet_log):
+    import qt
+
+    pytest.importorskip("pydicom")
+    from dicom_factory import SeriesSpec, phantom, write_series
+
+    panel, _query, _references = loaded
+    ui = panel.ui
+    folder = tmp_path / "a folder of a normal study, with a name that is much too long for the line"
+    content = write_series(folder, SeriesSpec(phantom(3)))[0].read_bytes()
+    for number in range(4000):
+        (folder / f"more{number:04d}.dcm").write_bytes(content)
+    qt.QFileDialog.planned.append(str(folder))
+    click(ui.addFolderButton)
+    assert host.process_events(20, until=lambda: ui.addingProgressBar.maximum > 0)
+    assert ui.addingWidget.isVisible()
+    assert ui.addingLabel.text.startswith("Reading a folder of a normal")
+    # The panel stays usable: another reference, and then Cancel.
+    chooseInMenu(ui.addLoadedButton, "Normal 1")
+    screenshot(panel.parent, "3-folder")
+    click(ui.addingCancelButton)
+    assert not ui.addingWidget.isVisible()
+    assert ui.referencesMessage.text.startswith("Cancelled.")
+    assert [row[0] for row in texts(ui.referencesTable)] == ["Normal 1"]
+    write_series(tmp_path / "normal", SeriesSpec(phantom(20), spacing=(2.0, 2.0, 4.0)))
+    qt.QFileDialog.planned.append(str(tmp_path / "normal"))
+    click(ui.addFolderButton)
+    assert host.process_events(20, until=lambda: not panel.logic.isAdding())
+    assert not ui.addingWidget.isVisible()
+    assert texts(ui.referencesTable)[1][:4] == ["normal", "Folder", "MR", "20"]
 
 
 def test_running_looking_jumping_exporting(loaded, host, temp, screenshot, tmp_path, quiet_log):
