@@ -211,6 +211,17 @@ def files_and_dialogs(panel):
         button.click()
         assert "Written" in ui.findingsMessage.text
         assert os.path.getsize(os.path.join(folder, name))
+
+    def choose_nifti(dialog):
+        for key in (qt.Qt.Key_Down, qt.Qt.Key_Up, qt.Qt.Key_Down):
+            event = qt.QKeyEvent(qt.QEvent.KeyPress, key, qt.Qt.NoModifier)
+            stand_in.application.sendEvent(part(dialog, "fileTypeCombo"), event)
+        part(dialog, "buttonBox").buttons()[0].click()
+
+    in_dialog(choose_nifti)
+    ui.exportSegmentationButton.click()
+    assert ui.findingsMessage.text.endswith("d24fad-candidates.nii.gz")
+    assert os.path.getsize(os.path.join(folder, "d24fad-candidates.nii.gz"))
     type_file(os.path.join(folder, "map.nii.gz"))
     ui.addFilesButton.click()
     assert turn(10, lambda: not panel.logic.isAdding())
