@@ -9,6 +9,15 @@ from .lifetimes import endLater
 TURN_SECONDS = 0.02
 
 
+def drained(generator):
+    """All of a generator's steps at once, for scripts; what it returns."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
+
+
 class Steps:
     """Runs a generator a little in each turn of the event loop.
 

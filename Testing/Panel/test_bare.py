@@ -34,8 +34,10 @@ D24FAD.registerSampleData()
 (source,) = slicer.modules.sampleDataSources["D24FAD"]
 panel = D24FAD.D24FADWidget()
 panel.logic.tempFolder = panel.logic.referenceSetFolder = TEMP
-nodes = source.customDownloader(source)
+source.customDownloader(source)
+assert host.process_events(60, until=lambda: slicer.mrmlScene.GetFirstNodeByName("D24FADNormal4"))
 host.process_events(0.1)
+nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
 assert slicer.util.saveNode(nodes[1], TEMP + "/normal.nrrd")
 panel.logic.addReferencePath(TEMP + "/normal.nrrd")
 for node in nodes[2:]:

@@ -15,7 +15,7 @@ stand_in.start()
 
 import numpy as np  # noqa: E402
 import slicer  # noqa: E402
-from D24FADParts import settings, workerprocess  # noqa: E402
+from D24FADParts import sampledata, settings, workerprocess  # noqa: E402
 from D24FADParts.folderscan import FolderScan  # noqa: E402
 from D24FADParts.panel import dialogs  # noqa: E402
 from D24FADParts.run import Run  # noqa: E402
@@ -283,6 +283,15 @@ def a_folder_of_dicom(panel):
     assert turn(30, lambda: panel.logic.currentAdding().pids)
 
 
+def the_demo(_panel):
+    sampledata.startLoading()
+    assert turn(20, lambda: slicer.mrmlScene.GetFirstNodeByName("D24FADNormal4"))
+    turn()
+    assert not sampledata._loading
+    slicer.mrmlScene.Clear(False)
+    turn()
+
+
 def the_end(panel):
     assert panel.logic.isAdding()
     turn(0.3)
@@ -309,6 +318,7 @@ def main():
         what_goes_wrong,
         nothing_is_kept,
         files_and_dialogs,
+        the_demo,
         a_folder_of_dicom,
         the_end,
     ):

@@ -1,6 +1,7 @@
 """The module in a scene that changes around it: other scenes, other modules, other views."""
 
 import os
+import time
 
 import numpy as np
 import pytest
@@ -178,16 +179,38 @@ def test_surfaces_follow_the_threshold(detected):
     assert volume() < 0.8 * before
 
 
-def test_the_demo_is_offered_by_sample_data(host, module):
+def test_the_demo_is_made_in_turns_for_sample_data(host, module):
     import slicer
+    from D24FADParts import sampledata
 
     host.new_scene()
     module.registerSampleData()
     (source,) = [s for s in slicer.modules.sampleDataSources["D24FAD"] if s.sampleName == "D24FADDemo"]
     assert os.path.exists(source.thumbnailFileName)
-    nodes = source.customDownloader(source)
-    assert [node.GetName() for node in nodes] == ["D24FADStudy", *(f"D24FADNormal{n}" for n in range(1, 5))]
     slicer.modules.sampleDataSources.clear()
+    source.customDownloader(source)
+    source.customDownloader(source)  # a double click
+    turns = []
+    while len(turns) < 3 or sampledata._loading:
+        before = time.thread_time()
+        host.application.processEvents()
+        turns.append(time.thread_time() - before)
+    nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    assert [node.GetName() for node in nodes] == ["D24FADStudy", *(f"D24FADNormal{n}" for n in range(1, 5))]
+    red = slicer.app.layoutManager().sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
+    assert red.GetBackgroundVolumeID() == nodes[0].GetID()
+    assert max(turns) < 0.1
+    assert np.array_equal(slicer.util.arrayFromVolume(nodes[1]), sampledata.makeSubject(1))
+    slicer.mrmlScene.Clear(False)
+    # A scene that is closed meanwhile gets no more volumes.
+    source.customDownloader(source)
+    assert host.process_events(10, until=lambda: slicer.mrmlScene.GetFirstNodeByName("D24FADNormal1"))
+    slicer.mrmlScene.Clear(False)
+    host.process_events(0.5)
+    assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
+    source.customDownloader(source)
+    assert host.process_events(10, until=lambda: slicer.mrmlScene.GetFirstNodeByName("D24FADNormal4"))
+    slicer.mrmlScene.Clear(False)
 
 
 def test_the_temporary_folder_is_slicers(detected, host, tmp_path, monkeypatch):
