@@ -165,7 +165,8 @@ class DetectionApi:
         return dependencies.missing()
 
     def installPackages(self, packages, wheelFolder=""):
-        dependencies.install(packages, wheelFolder)
+        """As `dependencies.install`."""
+        return dependencies.install(packages, wheelFolder)
 
     def whyNotReady(self):
         """A sentence on what is missing for a run, "" where nothing is."""

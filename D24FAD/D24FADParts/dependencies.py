@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -13,6 +14,11 @@ from slicer.i18n import tr as _
 
 # Slicer's own; whatever pip may think, they stay as they are.
 KEPT = ("numpy", "SimpleITK", "pydicom", "vtk", "scipy")
+# From torch 2.13 on, the paths of its licence files are longer than Windows takes beneath Slicer's folder,
+# and pip gives up half way.
+_TORCH_VERSIONS = ">=2.1,<2.13" if sys.platform == "win32" else ">=2.1"
+# Its Linux wheels without the several GB that only NVIDIA GPUs need.
+_CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class Package:
 
 
 REQUIRED = (
-    Package("torch", "torch", "torch>=2.1", 220),
+    Package("torch", "torch", f"torch{_TORCH_VERSIONS}", 220),
     Package("safetensors", "safetensors", "safetensors>=0.4", 1),
     Package("scipy", "scipy", "scipy>=1.10", 36),
     Package("pydicom", "pydicom", "pydicom>=2.4", 3),
@@ -54,6 +60,8 @@ def _aboutTorch(packages):
         return ""
     if importlib.util.find_spec("PyTorchUtils") is not None:
         return _("The PyTorch extension chooses the torch for this computer's GPU; that can be several GB. ")
+    if _torchWithoutGpu():
+        return ""
     if sys.platform.startswith("linux"):
         return _(
             "On Linux, torch comes with support for NVIDIA GPUs, several GB. To have one that suits this "
@@ -64,11 +72,13 @@ def _aboutTorch(packages):
 
 def install(packages, wheelFolder=""):
     """Install the packages, from a folder of wheels where one is given. On the main thread only: pip in
-    another one crashes Slicer. Raises RuntimeError with what to do where it fails."""
-    rest = list(packages)
+    another one crashes Slicer. Returns a sentence where it did not go as asked, else ""; raises RuntimeError
+    with what to do where it fails."""
+    rest, said = list(packages), ""
+    if not wheelFolder and any(package.name == "torch" for package in packages):
+        done, said = _torchThroughExtension()
+        rest = [package for package in packages if not (done and package.name == "torch")]
     try:
-        if not wheelFolder:
-            rest = [package for package in rest if package.name != "torch" or not _torchThroughExtension()]
         if rest:
             _pip([package.requirement for package in rest], wheelFolder)
     except Exception as error:
@@ -81,24 +91,43 @@ def install(packages, wheelFolder=""):
         raise RuntimeError(
             _("{names} still cannot be found. Restart Slicer and try again.").format(names=names)
         )
+    return said
 
 
 def _torchThroughExtension():
-    """Whether the PyTorch extension is there and has installed torch; it knows the computer's GPU."""
+    """(whether the PyTorch extension, which knows the computer's GPU, has installed torch, what there is to
+    say): it relies on pip's inner parts and may fail with a newer pip or Python than its own."""
+    if importlib.util.find_spec("PyTorchUtils") is None:
+        return False, ""
     try:
         import PyTorchUtils
-    except ImportError:
-        return False
-    torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(
-        askConfirmation=False, torchVersionRequirement=">=2.1"
+
+        torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(
+            askConfirmation=False, torchVersionRequirement=_TORCH_VERSIONS
+        )
+    except Exception as error:
+        logging.warning("D24FAD: the PyTorch extension failed with %s; pip is tried", type(error).__name__)
+        torch = None
+    if torch is not None:
+        return True, ""
+    text = _(
+        "The PyTorch extension could not install torch; pip has installed it instead. It works, but may not "
+        "use this computer's GPU."
     )
-    return torch is not None
+    return False, text
+
+
+def _torchWithoutGpu():
+    """Whether pip's torch would bring support for NVIDIA GPUs, and there is none."""
+    return sys.platform.startswith("linux") and shutil.which("nvidia-smi") is None
 
 
 def pipArguments(requirements, constraints, wheelFolder=""):
     arguments = [*requirements, "--constraint", constraints]
     if wheelFolder:
         arguments += ["--no-index", "--find-links", wheelFolder]
+    elif _torchWithoutGpu() and any(requirement.startswith("torch") for requirement in requirements):
+        arguments += ["--extra-index-url", _CPU_WHEELS]
     return arguments
 
 

@@ -375,11 +375,18 @@ def test_missing_packages_are_asked_for_first(loaded, host, screenshot):
     assert "Nothing was installed" in panel.ui.runMessage.text
     assert not panel.logic.isRunning()
     asked = []
-    panel.logic.installPackages = lambda packages, folder: (asked.append((packages, folder)), missing.clear())
+
+    def install(packages, folder):
+        asked.append((packages, folder))
+        missing.clear()
+        return "The PyTorch extension could not install torch."
+
+    panel.logic.installPackages = install
     panel.ui.wheelFolderEdit.currentPath = "/wheels"
     host.answers.append(qt.QMessageBox.Ok)
     runToEnd(panel, host)
     assert asked[0][1] == "/wheels"
+    assert panel.ui.runMessage.text == "The PyTorch extension could not install torch."
     assert "candidate" in panel.ui.countLabel.text
     panel.ui.wheelFolderEdit.currentPath = ""
 

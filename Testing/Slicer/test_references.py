@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -161,6 +162,82 @@ def test_packages_are_asked_for_before_anything_is_installed():
     pinned = dependencies.keptVersions()
     assert any(text.startswith("numpy==") for text in pinned)
     assert any(text.startswith("SimpleITK==") for text in pinned)
+
+
+@pytest.fixture
+def extension(monkeypatch):
+    """SlicerPyTorch, as far as it is asked: `behave` is what it does. Notes what pip was asked for then."""
+    import importlib.machinery
+
+    import slicer
+
+    made = types.ModuleType("PyTorchUtils")
+    made.__spec__ = importlib.machinery.ModuleSpec("PyTorchUtils", None)
+    made.asked, made.pip, made.behave = [], [], lambda: types
+
+    class PyTorchUtilsLogic:
+        def installTorch(
+            self,
+            askConfirmation=False,
+            forceComputationBackend=None,
+            torchVersionRequirement=None,
+            torchvisionVersionRequirement=None,
+        ):
+            made.asked.append((askConfirmation, torchVersionRequirement))
+            return made.behave()
+
+    made.PyTorchUtilsLogic = PyTorchUtilsLogic
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", made)
+    monkeypatch.setitem(sys.modules, "slicer.packaging", None)
+    monkeypatch.setattr(slicer.util, "pip_install", made.pip.append)
+    return made
+
+
+def fails():
+    raise subprocess.CalledProcessError(1, ["PythonSlicer", "-m", "light_the_torch"])
+
+
+@pytest.mark.parametrize("behave", [fails, lambda: None], ids=["raises", "gives nothing"])
+def test_torch_comes_by_pip_where_its_extension_fails(extension, behave, caplog):
+    from D24FADParts import dependencies
+
+    torch, tqdm = dependencies.REQUIRED[0], dependencies.REQUIRED[-1]
+    assert dependencies.install([torch, tqdm]) == ""
+    assert extension.asked == [(False, torch.requirement.removeprefix("torch"))]
+    assert [arguments[0] for arguments in extension.pip] == [tqdm.requirement]
+    extension.behave = behave
+    said = dependencies.install([torch, tqdm])
+    assert said.startswith("The PyTorch extension could not install torch; pip has installed it instead.")
+    assert extension.pip[1][:3] == [torch.requirement, tqdm.requirement, "--constraint"]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    # From a folder of wheels, the extension is not asked.
+    assert dependencies.install([torch], "/wheels") == ""
+    assert len(extension.asked) == 2
+    # Without torch, neither.
+    assert dependencies.install([tqdm]) == ""
+    assert len(extension.asked) == 2
+
+
+def test_pip_brings_the_torch_that_suits_the_computer(monkeypatch):
+    """On Linux without an NVIDIA GPU, the one without several GB for it; on Windows, no paths too long."""
+    from D24FADParts import dependencies
+
+    def arguments(requirement):
+        return dependencies.pipArguments([requirement], "c.txt")[3:]
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(dependencies.shutil, "which", lambda name: None)
+    assert arguments("torch>=2.1") == ["--extra-index-url", "https://download.pytorch.org/whl/cpu"]
+    assert arguments("scipy>=1.10") == []
+    assert "several GB" not in dependencies.question(dependencies.REQUIRED)
+    monkeypatch.setattr(dependencies.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert arguments("torch>=2.1") == []
+    assert "several GB" in dependencies.question(dependencies.REQUIRED)
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert importlib.reload(dependencies).REQUIRED[0].requirement == "torch>=2.1,<2.13"
+    assert arguments("torch>=2.1") == []
+    monkeypatch.undo()
+    importlib.reload(dependencies)
 
 
 def wheel(folder, name, version, requires=""):

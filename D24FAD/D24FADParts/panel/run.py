@@ -143,11 +143,13 @@ class RunStep:
         messages.show(self._ui.runMessage, _("Installing packages..."))
         slicer.app.processEvents()
         try:
-            self._logic.installPackages(missing, self._ui.wheelFolderEdit.currentPath)
+            said = self._logic.installPackages(missing, self._ui.wheelFolderEdit.currentPath)
         except RuntimeError as error:
             messages.show(self._ui.runMessage, str(error), "error")
             return False
         messages.show(self._ui.runMessage, "")
+        if said:
+            self.onWarning(said)
         return True
 
     # What a run reports
