@@ -140,14 +140,12 @@ def test_a_folder_is_added_and_cancelled_by_clicks(loaded, host, tmp_path, scree
     import qt
 
     pytest.importorskip("pydicom")
-    from dicom_factory import SeriesSpec, phantom, write_series
+    from dicom_factory import SeriesSpec, phantom, write_many, write_series
 
     panel, _query, _references = loaded
     ui = panel.ui
     folder = tmp_path / "a folder of a normal study, with a name that is much too long for the line"
-    content = write_series(folder, SeriesSpec(phantom(3)))[0].read_bytes()
-    for number in range(4000):
-        (folder / f"more{number:04d}.dcm").write_bytes(content)
+    write_many(folder, 9000)
     qt.QFileDialog.planned.append(str(folder))
     click(ui.addFolderButton)
     assert host.process_events(20, until=lambda: ui.addingProgressBar.maximum > 0)

@@ -20,7 +20,7 @@ from D24FADParts.folderscan import FolderScan  # noqa: E402
 from D24FADParts.panel import dialogs  # noqa: E402
 from D24FADParts.run import Run  # noqa: E402
 from D24FADParts.steps import Steps  # noqa: E402
-from dicom_factory import SeriesSpec, phantom, write_series  # noqa: E402
+from dicom_factory import SeriesSpec, phantom, write_many, write_series  # noqa: E402
 
 import D24FAD  # noqa: E402
 
@@ -252,7 +252,7 @@ def files_and_dialogs(panel):
 def a_folder_of_dicom(panel):
     """Read by a process: it is listed, cancelled, and ended with the scene."""
     ui, folder = panel.ui, os.path.join(slicer.app.temporaryPath, "dicom")
-    content = write_series(Path(folder), SeriesSpec(phantom(20)))[0].read_bytes()
+    write_series(Path(folder), SeriesSpec(phantom(20)))
     before = ui.referencesTable.rowCount
     type_file(folder)
     ui.addFolderButton.click()
@@ -260,9 +260,8 @@ def a_folder_of_dicom(panel):
     assert turn(30, lambda: not panel.logic.isAdding())
     turn()
     assert texts(ui.referencesTable)[before][:4] == ["dicom", "Folder", "MR", "20"]
-    for number in range(3000):
-        with open(os.path.join(folder, f"more{number}.dcm"), "wb") as file:
-            file.write(content)
+    folder = os.path.join(slicer.app.temporaryPath, "many")
+    write_many(Path(folder), 6000)
     ui.referencesTable.selectRow(before)
     ui.removeButton.click()
     turn()

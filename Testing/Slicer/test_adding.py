@@ -13,7 +13,7 @@ pytest.importorskip("pydicom")
 
 from d24fadhost import dicom
 from d24fadhost.fixtures import alive
-from dicom_factory import SeriesSpec, phantom, write_series
+from dicom_factory import SeriesSpec, phantom, write_many, write_series
 
 from D24FADLib.errors import InputError
 from D24FADLib.references.suitability import Kind
@@ -43,10 +43,7 @@ def saved(path, compress=False):
 @pytest.fixture
 def slow_folder(tmp_path):
     """So many files that several processes read them."""
-    paths = write_series(tmp_path / "slow", SeriesSpec(phantom(3)))
-    content = paths[0].read_bytes()
-    for number in range(4000):
-        (tmp_path / "slow" / f"more{number:04d}.dcm").write_bytes(content)
+    write_many(tmp_path / "slow", 9000)
     return str(tmp_path / "slow")
 
 
@@ -194,10 +191,11 @@ def test_a_python_that_cannot_be_started(logic, tmp_path, monkeypatch, quiet_log
     assert problem.startswith("normal cannot be read: Slicer's Python could not be started.")
 
 
-def test_the_gui_thread_is_free_while_a_folder_is_read(logic, host, slow_folder):
+def test_the_gui_thread_is_free_while_a_folder_is_read(logic, host, tmp_path):
     """Its own computing between two turns of the event loop, on a machine where others compute too."""
+    write_many(tmp_path / "many", 3000)
     told, turns = Told(), []
-    logic.addReferenceFolder(slow_folder, told)
+    logic.addReferenceFolder(str(tmp_path / "many"), told)
     while not told.ended:
         before = time.thread_time()
         host.application.processEvents()
