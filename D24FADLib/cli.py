@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 from D24FADLib import __version__
@@ -15,6 +18,11 @@ from D24FADLib.errors import Cancelled, D24FADError, ModelError, OutputError
 from D24FADLib.windows import take_utf8_paths
 
 FAILED, BAD_INPUT, CANCELLED = 1, 2, 130
+# What a folder that was named for results, or the cache, may be the cause of.
+_OF_A_PLACE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR,
+    errno.EEXIST,
+)  # fmt: skip
 _OUT_OF_MEMORY = "out of memory. Try --batch 1, --device cpu, or a coarser study"
 
 
@@ -39,7 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A polite kill ends as Ctrl-C does, so that nothing half-written stays behind.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return int(args.run(args, reporter))
+        code = int(args.run(args, reporter))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's last flush complains
+        return FAILED
     except (Cancelled, KeyboardInterrupt):
         reporter.error("cancelled", _cancelled(args.verb, reporter.written))
         return CANCELLED
@@ -50,6 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         reporter.error("memory", str(error) or _OUT_OF_MEMORY)
         return FAILED
+    except OSError as error:
+        if error.errno not in _OF_A_PLACE:
+            raise
+        name = f"{Path(os.fsdecode(error.filename)).name}: " if error.filename else ""
+        reporter.error(
+            "output", f"{name}{os.strerror(error.errno)}. Choose another place, or make room there."
+        )
+        return BAD_INPUT
     except Exception as error:
         if isinstance(reporter, JsonReporter):  # the listener must hear of it; the trace goes to stderr
             reporter.error("internal", f"internal error ({type(error).__name__})")

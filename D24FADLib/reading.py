@@ -45,6 +45,8 @@ def read_study(
             reading, more = catalog.read(series_uid, stack), catalog.notes()
         elif is_dicom(source):
             reading, more = _series_of(source, series_uid).read(stack), ()
+        elif series_uid is not None and source.exists():
+            raise InputError(f"{name}: is no DICOM, so there is no series to choose. Leave the UID out.")
         else:
             return Study(read_volume(source))
     except PermissionError as error:

@@ -109,6 +109,8 @@ def study(about):
 
 
 def _percent(share):
+    if share > 0.99:
+        return _("more than 99 %")
     return _("fewer than 0.1 %") if share < 0.001 else f"{100 * share:.2g} %"
 
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from D24FADLib import __version__
 from D24FADLib.commands.progress import Reporter
 from D24FADLib.errors import InputError
+from D24FADLib.inference.cache import cache_folder
 from D24FADLib.inference.options import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from D24FADLib.benchmark.students import Students
     from D24FADLib.benchmark.volumes import VolumeResults
 
-DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "d24fad" / "benchmark"
+DEFAULT_CACHE = cache_folder() / "benchmark"
 IMAGES, DRAWS, PAPER_STEPS, SIZES = 60, 5, 200, (128, 256)
 QUICK_IMAGES, QUICK_DRAWS, QUICK_STEPS, QUICK_SIZES = 20, 2, 30, (128,)
 
@@ -97,6 +98,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
 
     from D24FADLib.benchmark.report import write_csv, write_json
     from D24FADLib.inference.outputs import check_output_folder
+    from D24FADLib.training.options import Engine
 
     start = time.perf_counter()
     data = args.data or args.root
@@ -104,6 +106,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
         raise InputError("give DATA, a folder of tasks, or --volumes, a folder of normal volumes")
     if args.shots and min(args.shots) < 1:
         raise InputError("--shots: at least one support is needed")
+    Engine(args.accelerator).require()
     check_output_folder(args.output, overwrite=True)
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -113,8 +113,8 @@ def options_from(args: argparse.Namespace) -> DetectionOptions:
         raise InputError("give either --reference-cache or --no-cache, not both")
     if not 0 < args.false_positives_per_study < math.inf:
         raise InputError("--false-positives-per-study: give a number above 0")
-    if args.threshold is not None and not math.isfinite(args.threshold):
-        raise InputError("--threshold: give a number")
+    if args.threshold is not None and not 0 <= args.threshold < math.inf:
+        raise InputError("--threshold: give a number, 0 or more")  # the map is 0 where nothing is judged
     return DetectionOptions(
         plane=Plane(args.plane) if args.plane else None,
         align=Alignment(args.align) if args.align else None,
@@ -140,7 +140,10 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
 
     options = options_from(args)
     check_output_folder(args.output, args.overwrite)
+    detect_options.check_options(args)
     query, supports, query_files = read_inputs(args, reporter)
+    if args.dicom_output:
+        detect_options.require_exportable(query_files)
     detection = detect(query, supports, options, progress=reporter.progress)
     files = write_outputs(
         detection,
@@ -153,8 +156,10 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     for warning in detection.warnings:
         reporter.warning(warning)
     if args.dicom_output:
-        for note in detect_options.write_output(args, detection, query_files, supports):
+        *notes, written = detect_options.write_output(args, detection, query_files, supports)
+        for note in notes:
             reporter.warning(note)
+        reporter.note(written)
     reporter.result(summarise(detection, args.output, files))
     return 0
 

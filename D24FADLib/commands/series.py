@@ -147,4 +147,4 @@ def _print(catalog: Catalog, pairs: dict[int, Check]) -> None:
         f"{catalog.files_known} files ({catalog.files_read} read now)"
     )
     for problem in catalog.problems:
-        print(f"not used: {problem}", file=sys.stderr)
+        print(problem.note, file=sys.stderr)

@@ -121,6 +121,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     from D24FADLib.training.trainer import train
 
     options, sizes, weights = chosen_options(args)
+    engine = Engine(args.accelerator, args.devices, args.nodes, args.workers)
+    engine.require()
     state = args.output / STATE
     first_process = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
     if first_process and not args.resume and args.output.exists() and any(args.output.iterdir()):
@@ -142,7 +144,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
             options,
             state,
             teacher_sha256=teacher_sha256,
-            engine=Engine(args.accelerator, args.devices, args.nodes, args.workers),
+            engine=engine,
             evidence=Evidence(**how_compared(args.recipe)["evidence"]),
             cache=cache,
             resume=args.resume,

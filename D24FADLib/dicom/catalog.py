@@ -22,15 +22,21 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 @dataclass(frozen=True)
 class Problem:
-    """A file, or several alike, that could not be used, and why. `shown` never names a patient."""
+    """A file, or several alike, that could not be used, and why; `used`: it is, all the same. `shown` never
+    names a patient."""
 
     shown: str
     reason: str
     files: int = 1
+    used: bool = False
 
     def __str__(self) -> str:
         more = f" (and {self.files - 1} more)" if self.files > 1 else ""
         return f"{self.shown}{more}: {self.reason}"
+
+    @property
+    def note(self) -> str:
+        return str(self) if self.used else f"not used: {self}"
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ class SeriesEntry:
         if not self.stacks:
             return verdict([refuse(Kind.CONTENT, reference="holds no images")])
         reasons = [warn(Kind.GEOMETRY, reference=note) for note in self.notes]
-        if self._captures():
+        if self.captures:
             captures = "secondary captures, not the images of the examination"
             reasons.append(refuse(Kind.CONTENT, reference=captures))
         try:
@@ -109,7 +115,9 @@ class SeriesEntry:
             reasons.append(warn(Kind.GEOMETRY, reference=f"holds {count} stacks; the largest is used"))
         return verdict(reasons) + check_alone(self.traits())
 
-    def _captures(self) -> bool:
+    @cached_property
+    def captures(self) -> bool:
+        """Nothing but secondary captures: a dose report, a screen shot, the page of an earlier detection."""
         from .frames import SECONDARY_CAPTURE
 
         return all(f.sop_class_uid == SECONDARY_CAPTURE and f.position is None for f in self.frames)
@@ -143,15 +151,20 @@ class Catalog:
 
     def notes(self, most: int = 5) -> tuple[str, ...]:
         """What could not be used, in sentences: the first few, and how many more."""
-        said = [f"not used: {problem}" for problem in self.problems[:most]]
+        said = [problem.note for problem in self.problems[:most]]
         left = sum(problem.files for problem in self.problems[most:])
         return (*said, f"not used: {left} more files; `d24fad series` lists them") if left else tuple(said)
 
     def find(self, series_uid: str) -> SeriesEntry:
-        """The entry of a series; raises InputError."""
-        for entry in self.series:
-            if entry.uid == series_uid:
-                return entry
+        """The entry of a series; raises InputError, also where several patients or studies claim its UID."""
+        found = [entry for entry in self.series if entry.uid == series_uid]
+        if len(found) > 1:
+            raise InputError(
+                f"{self.name}: {len(found)} patients or studies claim series {series_uid}. Give a "
+                "folder that holds the files of one of them."
+            )
+        if found:
+            return found[0]
         shown = series_uid if _printable(series_uid) else "of that name"
         raise InputError(
             f"{self.name}: holds no series {shown}. `d24fad series` lists the {len(self.series)} that it "
@@ -159,8 +172,10 @@ class Catalog:
         )
 
     def only(self) -> SeriesEntry:
-        """The one series with images; raises InputError where there are several or none."""
+        """The one series with images, secondary captures beside it aside; raises InputError where there are
+        several or none."""
         fit = [entry for entry in self.series if entry.frames]
+        fit = [entry for entry in fit if not entry.captures] or fit
         if len(fit) == 1:
             return fit[0]
         if not fit:

@@ -68,7 +68,7 @@ def read_inputs(args: argparse.Namespace, progress: Progress | None = None) -> D
             "--dicom needs --query-series UID and --support-series UID ...; `d24fad series FOLDER` lists "
             "them."
         )
-    catalog = open_library(args.dicom, None, progress)
+    catalog = open_library(args.dicom, ":memory:" if args.no_cache else None, progress)
     entries = [catalog.find(uid) for uid in (args.query_series, *args.support_series)]
     names = ["query", *(f"reference {n}" for n in range(1, len(entries)))]
     # The detector judges voxels too; what the headers refuse is said before any pixel is read.
@@ -84,6 +84,33 @@ def read_inputs(args: argparse.Namespace, progress: Progress | None = None) -> D
     return DicomInputs(volumes[0], tuple(volumes[1:]), files, tuple(notes))
 
 
+def check_options(args: argparse.Namespace) -> None:
+    """Raise before the work what speaks against the options; raises InputError and OutputError."""
+    if not args.dicom and (args.query_series or args.support_series):
+        raise InputError("--query-series and --support-series choose from a folder: give --dicom FOLDER, too")
+    if args.dicom and args.series:
+        raise InputError("--series goes with QUERY; with --dicom give --query-series")
+    if args.dicom_output:
+        from .export import check_export
+
+        check_export(args.dicom_output, kinds_of(args), args.overwrite)
+
+
+def kinds_of(args: argparse.Namespace) -> list[str]:
+    return [kind.strip() for kind in args.dicom_objects.split(",") if kind.strip()]
+
+
+def require_exportable(query_files: Sequence[str]) -> None:
+    """Raise InputError for --dicom-output with a query that is no DICOM, or that none can refer to."""
+    from .source import load_source
+
+    if not query_files:
+        raise InputError(
+            "--dicom-output needs a query that was read from DICOM; give --dicom or a DICOM folder."
+        )
+    load_source(query_files)
+
+
 def write_output(
     args: argparse.Namespace,
     detection: Detection,
@@ -93,11 +120,6 @@ def write_output(
     """Write the DICOM objects that the options ask for; sentences about it for the reader."""
     from .export import export_detection
 
-    if not query_files:
-        raise InputError(
-            "--dicom-output needs a query that was read from DICOM; give --dicom or a DICOM folder."
-        )
-    kinds = [kind.strip() for kind in args.dicom_objects.split(",") if kind.strip()]
     digests = [support.content_hash() for support in supports]
-    exported = export_detection(detection, query_files, args.dicom_output, kinds, digests)
+    exported = export_detection(detection, query_files, args.dicom_output, kinds_of(args), digests)
     return (*exported.notes, f"{len(exported.files)} DICOM objects written")

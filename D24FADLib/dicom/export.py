@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ import numpy as np
 
 from ..errors import InputError, OutputError
 from ..inference.detection import Detection
+from ..inference.outputs import require_place
+from ..inference.undisturbed import undisturbed
 from . import headers
 from .placement import place
 from .source import load_source
@@ -37,6 +38,16 @@ _FILES = {
 }
 
 
+def check_export(folder: Path, kinds: Sequence[str], overwrite: bool) -> None:
+    """Raise InputError or OutputError before the work rather than after it."""
+    _require_known(kinds)
+    require_place(folder)
+    if not overwrite and any((folder / name).exists() for name in _FILES.values()):
+        raise OutputError(
+            f"{folder.name}: holds DICOM results already; choose another folder or say --overwrite"
+        )
+
+
 @dataclass(frozen=True)
 class Exported:
     """What was written, by kind, and what was left out and why."""
@@ -52,16 +63,14 @@ def export_detection(
     kinds: Sequence[str] = DEFAULT_KINDS,
     reference_digests: Sequence[str] = (),
 ) -> Exported:
-    """Write DICOM objects for a detection into `folder`, all of them or none.
+    """Write DICOM objects for a detection into `folder`, all of them or none; those of an earlier one go.
 
     `source_files` are the files of the series that the query was read from; the results take patient and
     study from them, and refer to them by position. `reference_digests` (sha256 of the references' voxels)
     let the department tell later which references were used, without naming them. Raises InputError
     where the files are not the query's, OutputError where nothing can be written.
     """
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown:
-        raise InputError(f"{', '.join(unknown)}: no kind of DICOM result. Choose from {', '.join(KINDS)}.")
+    _require_known(kinds)
     import highdicom  # noqa: F401  its loggers must exist before they are silenced
 
     with headers.quiet():
@@ -86,6 +95,13 @@ def export_detection(
         if not str(source.first.StudyInstanceUID).startswith(("1.", "2.")):
             notes.append("the query's own StudyInstanceUID is not valid; the results carry it all the same")
         return Exported(_write(datasets, Path(folder)), tuple(notes))
+
+
+def _require_known(kinds: Sequence[str]) -> None:
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        named = ", ".join(unknown) or "nothing"
+        raise InputError(f"{named}: no kind of DICOM result. Choose from {', '.join(KINDS)}.")
 
 
 def _with_voxels(detection: Detection) -> tuple[Detection, list[str]]:
@@ -115,7 +131,9 @@ def _objects(
         made["seg"] = segmentation
     elif "seg" in kinds:
         notes.append("no findings, so there is no segmentation")
-    if "map" in kinds:
+    if "map" in kinds and not context.placement.placed:
+        notes.append("the images have no positions in the patient, so there is no parametric map")
+    elif "map" in kinds:
         made["map"] = anomaly_parametric_map(values, detection.threshold, detection.calibrated, context)
     if "fractional" in kinds:
         made["fractional"] = fractional_map(values, detection.threshold, context)
@@ -165,19 +183,23 @@ def _add_page(
 
 
 def _write(datasets: dict[str, Dataset], folder: Path) -> dict[str, Path]:
-    """Through a folder beside the target, so that the files appear whole."""
+    """Through a folder in the target, so that the files appear whole and never beside another run's."""
     written: dict[str, Path] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".d24fad-", dir=folder) as name:
             for kind, dataset in datasets.items():
                 dataset.save_as(Path(name, _FILES[kind]), enforce_file_format=True)
-            for kind in datasets:
-                target = folder / _FILES[kind]
-                shutil.move(Path(name, _FILES[kind]), target)
-                written[kind] = target
+            with undisturbed():
+                for kind, file in _FILES.items():
+                    if kind in datasets:
+                        os.replace(Path(name, file), folder / file)
+                        written[kind] = folder / file
+                    else:
+                        (folder / file).unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder.name}: results cannot be written there ({error.strerror}).") from error
+        why = error.strerror or error
+        raise OutputError(f"{folder.name}: results cannot be written there ({why}).") from error
     return written
 
 

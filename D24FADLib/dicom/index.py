@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Cancelled, InputError, OutputError
+from ..inference.cache import cache_folder
 from . import headers
 from .catalog import Catalog, Problem, SeriesEntry, collapse
 from .frames import Frame
@@ -43,9 +44,8 @@ _Member = tuple[str, dict[str, Any], list[dict[str, Any]]]  # path, what its ser
 
 def default_index(source: Path) -> Path:
     """Where an index lies: in the user's cache, under a name that says nothing of the folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:24]
-    return cache / "d24fad" / "dicom" / f"{digest}.sqlite"
+    return cache_folder() / "dicom" / f"{digest}.sqlite"
 
 
 def index_folder(
@@ -86,9 +86,22 @@ def _index(
     progress: Progress | None,
     workers: int | None,
 ) -> Catalog:
-    where = str(index) if index is not None else str(default_index(root))
-    base = root if root.is_dir() else root.parent
     listed = list(files)
+    if index is not None:
+        return _indexed(listed, root, str(index), progress, workers)
+    with suppress(OutputError):  # only a cache: without one that can be written, or free, all is read again
+        return _indexed(listed, root, str(default_index(root)), progress, workers)
+    return _indexed(listed, root, ":memory:", progress, workers)
+
+
+def _indexed(
+    listed: list[tuple[str, tuple[int, int]]],
+    root: Path,
+    where: str,
+    progress: Progress | None,
+    workers: int | None,
+) -> Catalog:
+    base = root if root.is_dir() else root.parent
     for attempt in (1, 2):
         try:
             with closing(_opened(where)) as database:
@@ -118,6 +131,12 @@ def _root(folder: Path) -> Path:
         raise InputError(f"{folder.name}: not a folder. Give a folder of DICOM files, or a DICOMDIR.")
     if not folder.is_dir():
         raise InputError(f"{folder.name or folder}: no such folder. Check the path.")
+    try:
+        os.scandir(folder).close()
+    except PermissionError as error:
+        raise InputError(
+            f"{folder.name}: no permission to read it. Ask for read access, or copy it."
+        ) from error
     return folder
 
 
@@ -299,7 +318,11 @@ def _shared_uids(entries: list[SeriesEntry]) -> list[Problem]:
     for entry in entries:
         seen[entry.uid] = seen.get(entry.uid, 0) + 1
     return [
-        Problem(f"series {uid}", f"is claimed by {count} patients or studies; each is listed on its own", 1)
+        Problem(
+            f"series {uid}",
+            f"is claimed by {count} patients or studies; each is listed on its own",
+            used=True,
+        )
         for uid, count in seen.items()
         if count > 1
     ]
@@ -310,6 +333,7 @@ def _local(entries: list[SeriesEntry]) -> list[Problem]:
         Problem(
             f"series {entry.uid}",
             f"{len(entry.files)} files without a SeriesInstanceUID; this one is made up",
+            used=True,
         )
         for entry in entries
         if entry.local

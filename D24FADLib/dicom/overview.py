@@ -106,7 +106,7 @@ def _draw_slice(
         shown = np.ma.masked_less(score, _SHOWN_FROM * threshold)
         top = max(_FULL_SCALE * threshold, 1e-6)
         axes.imshow(shown, cmap="inferno", vmin=0, vmax=top, alpha=0.6, aspect=ratio)
-        if (labels > 0).any():
+        if (labels > 0).any() and min(labels.shape) > 1:
             axes.contour(labels > 0, levels=[0.5], colors="cyan", linewidths=0.7)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..inference.detection import Finding
 from . import codes
-from .writing import Context, finish, geometry, long_string
+from .writing import Context, finish, geometry, long_string, take_sides
 
 if TYPE_CHECKING:
     from highdicom.color import CIELabColor
@@ -42,6 +42,7 @@ def findings_segmentation(
         **geometry(context.placement),
     )
     _name_segment_per_frame(dataset)
+    take_sides(dataset, context.placement)
     finish(dataset)
     return dataset
 
@@ -129,5 +130,6 @@ def fractional_map(anomaly_map: NDArray[Any], threshold: float, context: Context
         **geometry(context.placement),
     )
     _name_segment_per_frame(dataset)
+    take_sides(dataset, context.placement)
     finish(dataset)
     return dataset

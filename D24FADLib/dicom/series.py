@@ -119,7 +119,8 @@ def _choose(stacks: Sequence[Stack], stack: int | None, name: str) -> Stack:
     first = stacks[0]
     if len(stacks) > 1 and len(first) == len(stacks[1]) and not _placed(first):
         raise InputError(
-            f"{name}: holds {len(stacks)} images without positions in the patient. Choose one of them."
+            f"{name}: holds {len(stacks)} images without positions in the patient. "
+            "Give the file of one of them; the frame of a film must be saved as an image first."
         )
     return first
 

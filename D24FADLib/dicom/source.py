@@ -96,6 +96,14 @@ def _require_one_series(datasets: dict[str, Dataset]) -> None:
             )
         if keyword in ("StudyInstanceUID", "SeriesInstanceUID") and len(values) > 1:
             raise InputError(f"The query's files have different values of {keyword}. Give one series.")
+    if any(
+        "ImagePositionPatient" in header and not headers.uid(header, "FrameOfReferenceUID")
+        for header in datasets.values()
+    ):
+        raise InputError(
+            "The query has positions but no valid FrameOfReferenceUID that they are in, so results cannot be "
+            "placed. Fetch the series from the archive, or write the results without DICOM."
+        )
 
 
 def _drop_unparsable(header: Dataset) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from . import codes
+from . import codes, headers
 
 if TYPE_CHECKING:
     from highdicom import AlgorithmIdentificationSequence
@@ -103,6 +103,14 @@ def finish(dataset: Dataset) -> Dataset:
     if dataset.SOPClassUID in _LATERALITY_ASKED and "Laterality" not in dataset:
         dataset.Laterality = ""  # type 2C in General Series (PS3.3 C.7.3.1); unknown here
     return dataset
+
+
+def take_sides(dataset: Dataset, placement: Placement) -> None:
+    """PatientOrientation of the source, where no positions tell it (type 2C, PS3.3 C.7.6.1.1.1)."""
+    if not placement.placed:
+        sides = [str(side) for side in headers.get(placement.source.first, "PatientOrientation") or ()]
+        valid = len(sides) == 2 and all(re.fullmatch("[ALRPHF]{1,3}", side) for side in sides)
+        dataset.PatientOrientation = sides if valid else ""
 
 
 def long_string(text: str, limit: int = 64) -> str:

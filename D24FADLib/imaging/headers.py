@@ -1,7 +1,8 @@
 """What a file's own header says, before ITK mends it silently.
 
-ITK replaces a NIfTI spacing of 0 by 1, turns negative spacings into flips, and reads a cut-off NIfTI as
-if the rest were there. All three would put findings in the wrong place, so headers are checked here.
+ITK replaces a NIfTI spacing of 0 by 1, turns negative spacings into flips, and reads a cut-off NIfTI or a
+damaged MetaImage as if the rest were there. All of it would put findings in the wrong place, so headers are
+checked here.
 """
 
 from __future__ import annotations
@@ -170,6 +171,25 @@ def _numbers(text: str) -> list[float]:
     return values
 
 
+def check_jpeg(path: Path) -> None:
+    """Whether the last scan of a JPEG file ends; raises InputError. What is missing would be read as grey."""
+    content = path.read_bytes()
+    if content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
+        raise InputError(_cut_off(path.name))
+
+
+def check_bmp(path: Path) -> None:
+    """Whether an uncompressed BMP file holds all its rows; raises InputError."""
+    with path.open("rb") as stream:
+        header = stream.read(34)
+    if len(header) < 34:
+        return
+    start, _, width, height, _, bits, packed = struct.unpack_from("<IIiiHHI", header, 10)
+    row = (abs(width) * bits + 31) // 32 * 4  # rows end on four bytes
+    if not packed and path.stat().st_size < start + row * abs(height):
+        raise InputError(_cut_off(path.name))
+
+
 def check_nrrd(path: Path) -> None:
     """Spacing and orientation of a NRRD header; raises InputError."""
     fields = _text_fields(path, ":")
@@ -193,7 +213,7 @@ def check_nrrd(path: Path) -> None:
 
 
 def check_meta(path: Path) -> None:
-    """Spacing and orientation of a MetaImage header; raises InputError."""
+    """Spacing and orientation of a MetaImage header, and zipped voxels whole; raises InputError."""
     fields = _text_fields(path, "=", last="elementdatafile")
     if "elementspacing" in fields:
         check_spacing(path.name, _numbers(fields["elementspacing"]))
@@ -202,3 +222,27 @@ def check_meta(path: Path) -> None:
     axes = math.isqrt(len(matrix))
     if matrix and axes * axes == len(matrix):
         check_direction(path.name, np.array(matrix).reshape(axes, axes).T)
+    if fields.get("compresseddata", "").lower() in ("true", "1"):
+        _check_zipped(path, fields.get("elementdatafile", ""))
+
+
+def _check_zipped(path: Path, data_file: str) -> None:
+    """ITK takes what it could unzip of a damaged MetaImage for all of it. Raises InputError."""
+    local = data_file.upper() == "LOCAL"
+    source = path if local else path.parent / data_file
+    if not source.is_file():
+        return  # several files, or none: ITK says so
+    with source.open("rb") as stream:
+        if local:
+            header = stream.read(_MAX_TEXT_HEADER)
+            found = re.search(rb"elementdatafile\s*=[^\n]*\n", header, re.IGNORECASE)
+            stream.seek(found.end() if found else 0)
+        unzip = zlib.decompressobj(32 + zlib.MAX_WBITS)  # zlib's or gzip's own header
+        try:
+            while not unzip.eof and (block := unzip.unconsumed_tail or stream.read(_CHUNK)):
+                unzip.decompress(block, _CHUNK)
+            unzip.flush()
+        except zlib.error as error:
+            raise InputError(_cut_off(path.name)) from error
+    if not unzip.eof:
+        raise InputError(_cut_off(path.name))

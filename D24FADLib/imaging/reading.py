@@ -42,6 +42,8 @@ _HEADER_CHECKS = {
     "NiftiImageIO": headers.check_nifti,
     "NrrdImageIO": headers.check_nrrd,
     "MetaImageIO": headers.check_meta,
+    "JPEGImageIO": headers.check_jpeg,
+    "BMPImageIO": headers.check_bmp,
 }
 
 
@@ -60,6 +62,13 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     """
     path = Path(path)
     name = path.name or path.resolve().name
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # a name in an older encoding would bring ITK down
+        raise InputError(
+            f"{name.encode(errors='replace').decode()}: its name, or that of a folder that it lies in, is "
+            "not in UTF-8. Rename it."
+        ) from error
     try:
         _require_readable_file(path)
         volume = _read_file(path)
@@ -170,6 +179,8 @@ def _read_volume_file(path: Path, image_io: str) -> sitk.Image:
 def _read_picture(path: Path, image_io: str) -> sitk.Image:
     import SimpleITK as sitk
 
+    if image_io in _HEADER_CHECKS:
+        _HEADER_CHECKS[image_io](path)
     reader = _open(path, image_io)
     if any(count > 1 for count in reader.GetSize()[2:]):
         raise InputError(f"{path.name}: holds several pages. Save one as a picture, or the stack as NRRD.")

@@ -18,8 +18,13 @@ MOST_BYTES = 8 * 2**30  # of reference sets; the ones not used for longest go fi
 
 
 def cache_folder() -> Path:
-    """The root: XDG_CACHE_HOME or ~/.cache, then d24fad."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "d24fad"
+    """The root: XDG_CACHE_HOME or ~/.cache, then d24fad. For a user without a home, as in a container that
+    runs as a bare number, a place where nothing can be kept."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    try:
+        return root.expanduser() / "d24fad"
+    except RuntimeError:
+        return Path(os.devnull) / "d24fad"
 
 
 def conversions_folder() -> Path:

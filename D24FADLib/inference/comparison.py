@@ -96,7 +96,9 @@ def to_input(
 ) -> Tensor:
     """(n, rows, cols[, 3]) in [0, 1] -> (n, 3, H, W); gray ones share one channel's memory."""
     if not isinstance(slices, Tensor):
-        slices = torch.from_numpy(np.ascontiguousarray(slices))
+        slices = np.ascontiguousarray(slices)
+        # An axis of one voxel counts as contiguous though it was flipped; torch does not take it.
+        slices = torch.from_numpy(slices.copy() if min(slices.strides) < 0 else slices)
     images = sent(slices, device)
     images = images.permute(0, 3, 1, 2) if images.dim() == 4 else images[:, None]
     if images.shape[-2:] != size:

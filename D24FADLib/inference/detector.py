@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from D24FADLib.errors import Cancelled
-from D24FADLib.imaging.planes import Fill, from_canonical, image_of_slices, slice_index, slices
+from D24FADLib.imaging.planes import Fill, from_canonical, image_of_slices, slices
 from D24FADLib.imaging.volume import Volume, VolumeOnDemand
 from D24FADLib.inference.checks import INFO, REFUSE
-from D24FADLib.inference.detection import Detection, SliceScore
+from D24FADLib.inference.detection import Detection
 from D24FADLib.inference.findings import find
 from D24FADLib.inference.options import DetectionOptions
 from D24FADLib.inference.record import run_record
@@ -23,7 +23,6 @@ from D24FADLib.inference.record import run_record
 if TYPE_CHECKING:
     from D24FADLib.imaging.alignment import AlignedSupport, Aligning
     from D24FADLib.inference.preparation import Prepared, Preparing
-    from D24FADLib.inference.scored import Scored
 
 Progress = Callable[[str, int, int], None]
 
@@ -158,10 +157,8 @@ def _detect(
         expected_normal=expected_normal,
         labels=labels,
         findings=findings,
-        slices=(
-            scores_of_slices(query, prepared.plane, anomaly_map, place.numbers, shares)
-            if prepared.home
-            else _slice_scores(query, prepared, scored, shares)
+        slices=scores_of_slices(
+            query, prepared.plane, anomaly_map, shares, place.numbers if prepared.home else None
         ),
         supports=judged.reports(),
         threshold=float(threshold),
@@ -300,19 +297,3 @@ def _all_shares(weights: NDArray[np.float32], prepared: Prepared) -> NDArray[np.
     shares = np.tile(weights.mean(axis=0), (count, 1)).astype(np.float32)
     shares[prepared.box[0]] = weights
     return shares
-
-
-def _slice_scores(
-    query: Volume, prepared: Prepared, scored: Scored, shares: NDArray[np.float32]
-) -> tuple[SliceScore, ...]:
-    first = prepared.box[0].start
-    rows = []
-    for canonical in range(prepared.query.shape[0]):
-        peak = mean = 0.0
-        if first <= canonical < first + len(scored.scores):
-            values = scored.scores[canonical - first][scored.body[canonical - first]]
-            if values.size:
-                peak, mean = float(values.max()), float(values.mean())
-        index = slice_index(query, prepared.plane, canonical)
-        rows.append(SliceScore(index, peak, mean, tuple(float(w) for w in shares[canonical])))
-    return tuple(sorted(rows, key=lambda row: row.index))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -13,6 +14,10 @@ from D24FADLib.errors import InputError
 
 if TYPE_CHECKING:
     import torch
+
+# OpenVINO's telemetry would report each conversion to a web service and keep an id in the user's home. Found
+# missing it is left out; so this stands before every import of OpenVINO.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 INTEL_GPU = "intel-gpu"  # through OpenVINO, which encodes there; torch computes the rest on the processor
 DEVICES = ("auto", "cpu", "cuda", "mps", INTEL_GPU)

@@ -36,10 +36,15 @@ _FINDING_COLUMNS = (
 
 def check_output_folder(folder: Path, overwrite: bool) -> None:
     """Raise OutputError before the work rather than after it."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder.name}: is a file; choose a folder for the results")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise OutputError(f"{folder.name}: not empty; choose another folder or say --overwrite")
+    require_place(folder)
+
+
+def require_place(folder: Path) -> None:
+    """Raise OutputError unless the folder can be made or written in."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder.name}: is a file; choose a folder for the results")
     parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not parent.is_dir():
         raise OutputError(f"{folder.name}: {parent.name} is a file; choose another folder for the results")
@@ -49,7 +54,7 @@ def check_output_folder(folder: Path, overwrite: bool) -> None:
 
 def write_outputs(
     detection: Detection,
-    folder: Path,
+    folder: str | os.PathLike[str],
     *,
     overwrite: bool = False,
     compress: bool = True,
@@ -62,6 +67,7 @@ def write_outputs(
     overview.png is left out where matplotlib is not installed. Raises OutputError; then the folder is as
     it was. Files in it that are not a run's stay.
     """
+    folder = Path(folder)
     check_output_folder(folder, overwrite)
     volumes = {
         "anomaly_map": detection.anomaly_map,
@@ -116,13 +122,16 @@ def _draw(detection: Detection, path: Path) -> None:
 
 @contextmanager
 def _written_aside(folder: Path, complete: Callable[[], None] | None) -> Iterator[Path]:
-    """A hidden folder beside the output; its files move over, all of them, when the body ends well."""
+    """A hidden folder in the output or, where that is not there yet, beside it; its files move over, all of
+    them, when the body ends well. Never beside a folder that is there: it may be another file system, or one
+    that the user may not write to."""
     aside: Path | None = None
     try:
         try:
             with undisturbed():
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                aside = Path(tempfile.mkdtemp(prefix=".d24fad-", dir=folder.parent))
+                near = folder if folder.is_dir() else folder.parent
+                near.mkdir(parents=True, exist_ok=True)
+                aside = Path(tempfile.mkdtemp(prefix=".d24fad-", dir=near))
         except OSError as error:
             raise OutputError(f"{folder.name}: cannot be created ({error.strerror})") from None
         try:

@@ -89,7 +89,7 @@ def draw_overview(detection: Detection, path: Path) -> None:
                     cmap="inferno", vmin=0, vmax=top, alpha=0.65,
                     aspect=row_mm / col_mm, interpolation="bilinear",
                 )  # fmt: skip
-                if section.max() > detection.threshold:
+                if section.max() > detection.threshold and min(section.shape) > 1:
                     axes.contour(section, [detection.threshold], colors="#7fe3ff", linewidths=0.8)
     if shown is not None:
         images = [a for a in figure.axes if a.get_title() != ""] or figure.axes

@@ -107,6 +107,8 @@ def score_meaning(detection: Detection) -> str:
 
 
 def _percent(share: float) -> str:
+    if share > 0.99:
+        return "more than 99 %"
     return "less than 0.1 %" if share < 0.001 else f"{100 * share:.2g} %"
 
 

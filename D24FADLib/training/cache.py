@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from D24FADLib.inference.cache import cache_folder
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "d24fad" / "training"
+DEFAULT_CACHE = cache_folder() / "training"
 
 
 def cached(folder: Path, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from D24FADLib.errors import InputError
+from D24FADLib.inference.devices import available_devices
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
@@ -91,3 +94,20 @@ class Engine:
     devices: int = 1
     nodes: int = 1
     workers: int = 0
+
+    def require(self) -> None:
+        """Raise InputError where this computer has not what is asked for."""
+        found = available_devices()
+        named = {"cuda": ["gpu", "cuda"], "mps": ["gpu", "mps"], "cpu": ["cpu"]}
+        usable = ["auto", *dict.fromkeys(name for device in found for name in named.get(device, ()))]
+        if self.accelerator not in usable:
+            raise InputError(
+                f"--accelerator {self.accelerator}: not available here; usable: {', '.join(usable)}"
+            )
+        if self.devices < 1:
+            raise InputError("--devices: give 1 or more")
+        if self.accelerator in ("auto", "gpu", "cuda") and "cuda" in found:
+            import torch
+
+            if self.devices > torch.cuda.device_count():
+                raise InputError(f"--devices {self.devices}: here are {torch.cuda.device_count()} GPUs")

@@ -196,6 +196,14 @@ def test_an_output_below_a_file(arguments, tmp_path: Path, capsys) -> None:
         (("--false-positives-per-study", "nan"), "--false-positives-per-study: give a number above 0"),
         (("--threshold", "nan"), "--threshold: give a number"),
         (("--threshold", "inf"), "--threshold: give a number"),
+        (("--threshold", "-1"), "--threshold: give a number, 0 or more"),
+        (("--series", "1.2.3"), "is no DICOM, so there is no series to choose"),
+        (("--query-series", "1.2.3"), "give --dicom FOLDER, too"),
+        (("--support-series", "1.2.3"), "give --dicom FOLDER, too"),
+        (("--dicom-output", "objects"), "--dicom-output needs a query that was read from DICOM"),
+        (("--dicom-output", "objects", "--dicom-objects", "seg,scroll"), "scroll: no kind of DICOM result"),
+        (("--dicom-output", "objects", "--dicom-objects", ","), "nothing: no kind of DICOM result"),
+        (("--dicom-output", __file__), "is a file; choose a folder"),
     ],
 )
 def test_bad_options(arguments, tmp_path: Path, capsys, words: tuple[str, ...], says: str) -> None:

@@ -113,6 +113,8 @@ def test_the_tables_agree_with_the_record_and_the_volumes(run) -> None:
         slices = list(csv.DictReader(file))
     assert list(slices[0]) == ["slice", "peak", "mean", "weight_01", "weight_02"]
     assert [int(row["slice"]) for row in slices] == list(range(len(scores)))
+    peaks = scores.reshape(len(scores), -1).max(axis=1)
+    np.testing.assert_allclose([float(row["peak"]) for row in slices], peaks, atol=1e-4)
     for name in ("weight_01", "weight_02"):
         volume = sitk.GetArrayFromImage(
             sitk.ReadImage(str(folder / f"{name.replace('weight', 'weights')}.nrrd"))
@@ -254,6 +256,61 @@ def test_a_patients_name_reaches_no_output(arguments, simulated, tmp_path: Path,
     record = json.loads(written["run.json"])
     assert record["query"]["series_uid"] == "1.2.3.4"
     assert str(tmp_path) not in written["run.json"].decode()
+
+
+def test_pictures_one_pixel_wide(arguments, tmp_path: Path, capsys) -> None:
+    """Nothing can be outlined in one column; the page is drawn all the same."""
+    pixels = np.random.default_rng(0).integers(90, 110, (3, 150, 1), np.uint8)
+    pixels[0, 60:75] = 250
+    for number, column in enumerate(pixels):
+        Image.fromarray(column).save(tmp_path / f"{number}.png")
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    words = arguments(tmp_path / "out", "--threshold", "0.5", query=paths[0], supports=paths[1:])
+    assert main([*words, "--unsuitable-anyway"]) == 0, capsys.readouterr().err
+    assert {"overview.png", "run.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_a_user_without_a_home(tmp_path: Path) -> None:
+    """As in a container that runs as a bare number: nothing is kept, everything else works."""
+    write = "import pwd\n\ndef nobody(number):\n    raise KeyError(number)\n\npwd.getpwuid = nobody\n"
+    (tmp_path / "sitecustomize.py").write_text(write)
+    bare = {k: v for k, v in ENVIRONMENT.items() if k not in ("HOME", "XDG_CACHE_HOME")}
+    bare["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{bare['PYTHONPATH']}"
+    (tmp_path / "in").mkdir()
+    for words, code, says in (
+        (["info", "--json"], 0, '"folder": "/dev/null/d24fad"'),
+        (["series", "in"], 0, "0 series"),
+        (["train", "none", "--output", "model"], 2, "none: no such folder"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "D24FADLib", *words],
+            cwd=tmp_path, env=bare, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert says in done.stdout + done.stderr
+
+
+def test_a_cache_that_cannot_be_written_gets_no_trace(tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "data" / "train_normal").mkdir(parents=True)
+    for number in range(8):
+        pixels = np.random.default_rng(number).integers(0, 255, (64, 64), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "data" / "train_normal" / f"{number}.png")
+    words = ["train", str(tmp_path / "data"), "--output", str(tmp_path / "model"), "--steps", "1"]
+    assert main([*words, "--cache", str(tmp_path / "file"), "--accelerator", "cpu"]) == 2
+    assert "file: File exists. Choose another place" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_gets_no_trace(tmp_path: Path) -> None:
+    """As in `d24fad info | head -0`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "D24FADLib", "info"]
+    done = subprocess.run(
+        words, cwd=tmp_path, env=ENVIRONMENT, stdout=writing, stderr=subprocess.PIPE, timeout=120
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_info_lists_models_and_devices(capsys) -> None:

@@ -166,6 +166,21 @@ def test_bad_options_are_refused(arguments: list[str], message: str) -> None:
         options_of(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--accelerator", "abacus"], "--accelerator abacus: not available here; usable: auto, "),
+        (["--accelerator", "cpu", "--devices", "0"], "--devices: give 1 or more"),
+    ],
+)
+def test_what_this_computer_has_not_is_refused(
+    data: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    assert train(data, tmp_path / "m", cache, *words) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+
+
 def test_an_unknown_teacher_is_refused(
     data: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

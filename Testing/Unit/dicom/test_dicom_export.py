@@ -24,10 +24,12 @@ from dicom_factory import (
     write_series,
 )
 
-from D24FADLib.dicom.export import KINDS, Exported, export_detection
+from D24FADLib.dicom.detect_options import require_exportable
+from D24FADLib.dicom.export import KINDS, Exported, check_export, export_detection
 from D24FADLib.dicom.series import read_files
 from D24FADLib.errors import InputError, OutputError
 from D24FADLib.imaging.volume import Volume
+from D24FADLib.reading import read_study
 
 pydicom = pytest.importorskip("pydicom")
 highdicom = pytest.importorskip("highdicom", reason="highdicom is not installed (d24fad[dicom])")
@@ -377,13 +379,18 @@ def test_single_image_without_positions(tmp_path: Path) -> None:
     ):
         delattr(ds, keyword)
     ds.Modality, ds.ViewPosition, ds.BodyPartExamined = "CR", "PA", "CHEST"
+    ds.PatientOrientation = ["L", "F"]
     path = tmp_path / "cr.dcm"
     ds.save_as(path, enforce_file_format=True)
     query = read_files([path], "query").volume
     detection = detection_for(query)
-    exported = export_detection(detection, [path], tmp_path / "out", ["seg", "report", "overview"])
+    exported = export_detection(detection, [path], tmp_path / "out", KINDS)
+    assert set(exported.files) == set(KINDS) - {"map"}
+    assert any("no positions in the patient" in note for note in exported.notes)
     seg = pydicom.dcmread(exported.files["seg"])
     assert int((seg.pixel_array > 0).sum()) == int((detection.labels > 0).sum())
+    assert list(seg.PatientOrientation) == ["L", "F"]
+    validate(exported)
 
 
 def test_files_of_another_series_are_refused(tmp_path: Path) -> None:
@@ -397,11 +404,14 @@ def test_files_of_another_series_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_source_without_study_is_refused(tmp_path: Path) -> None:
-    spec = SeriesSpec(phantom(), edit=lambda ds, k: setattr(ds, "StudyInstanceUID", ""))
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SOPClassUID", "FrameOfReferenceUID"])
+def test_a_source_that_nothing_can_refer_to_is_refused(tmp_path: Path, keyword: str) -> None:
+    spec = SeriesSpec(phantom(), edit=lambda ds, k: setattr(ds, keyword, ""))
     paths = write_series(tmp_path, spec)
     detection = detection_for(read_files(paths, "query").volume)
-    with pytest.raises(InputError, match="no valid StudyInstanceUID"):
+    with pytest.raises(InputError, match=f"no valid {keyword}"):
+        require_exportable([str(path) for path in paths])  # before the work
+    with pytest.raises(InputError, match=f"no valid {keyword}"):
         export_detection(detection, paths, tmp_path / "out")
 
 
@@ -443,6 +453,33 @@ def test_the_same_folder_again_replaces_the_files(tmp_path: Path) -> None:
         p.name for p in second.files.values()
     )
     assert pydicom.dcmread(second.files["seg"]).SOPInstanceUID != before
+
+
+def test_images_one_pixel_wide(tmp_path: Path) -> None:
+    exported, _, _ = export(tmp_path, SeriesSpec(phantom(4, 24, 1)))
+    validate(exported)
+
+
+def test_a_study_with_results_beside_it_is_still_one_series(tmp_path: Path) -> None:
+    """The page is a series of images, too; so are the dose reports of a CT."""
+    export(tmp_path, SeriesSpec(phantom(5)))
+    study = read_study(tmp_path)
+    assert study.volume.size[2] == 5
+    assert len(study.dicom_files) == 5
+    assert read_study(tmp_path / "out").volume.is_color  # on its own it is what there is
+
+
+def test_what_an_earlier_run_left_goes(tmp_path: Path) -> None:
+    """A segmentation of another run beside this one's map would be sent along with it."""
+    _, detection, paths = export(tmp_path, SeriesSpec(phantom()))
+    (tmp_path / "out" / "other.dcm").write_text("not ours")
+    with pytest.raises(OutputError, match="holds DICOM results already; choose another folder or say"):
+        check_export(tmp_path / "out", KINDS, overwrite=False)
+    check_export(tmp_path / "out", KINDS, overwrite=True)
+    clean = dataclasses.replace(detection, findings=(), labels=np.zeros_like(detection.labels))
+    second = export_detection(clean, paths, tmp_path / "out", ["seg", "map"])
+    assert set(second.files) == {"map"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {second.files["map"].name, "other.dcm"}
 
 
 def test_nothing_is_written_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

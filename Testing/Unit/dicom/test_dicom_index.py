@@ -109,6 +109,17 @@ def test_a_damaged_index_is_made_anew(tmp_path: Path) -> None:
     assert stat.S_IMODE(index.stat().st_mode) == 0o600
 
 
+def test_a_cache_that_cannot_be_written_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path / "in", SeriesSpec(phantom(3)))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert [entry.slices for entry in open_library(tmp_path / "in").series] == [3]
+    with pytest.raises(OutputError, match="the index cannot be written"):
+        open_library(tmp_path / "in", tmp_path / "file" / "index.sqlite")
+
+
 def test_another_programs_file_is_never_taken_for_an_index(tmp_path: Path) -> None:
     write_series(tmp_path / "in", SeriesSpec(phantom(3)))
     letter = tmp_path / "letter.txt"
@@ -221,6 +232,9 @@ def test_two_patients_with_one_series_uid_are_kept_apart(tmp_path: Path) -> None
     catalog = index_folder(tmp_path, ":memory:")
     assert sorted(e.slices for e in catalog.series) == [3, 4]
     assert any("claimed by 2" in p.reason for p in catalog.problems)
+    assert not any("not used" in note for note in catalog.notes())
+    with pytest.raises(InputError, match="2 patients or studies claim series"):
+        catalog.read(one.series_uid)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,11 +149,17 @@ def _cut(path: Path, keep: float, compress: bool) -> None:
     path.write_bytes(data[: int(len(data) * keep)])
 
 
+def _cut_picture(path: Path, keep: float) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 60), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+
+
 def _flipped_bit(path: Path) -> None:
-    sitk.WriteImage(an_image(size=(40, 30, 20)), str(path))
-    data = bytearray(path.read_bytes())
+    sitk.WriteImage(an_image(size=(40, 30, 20)), str(path), useCompression=True)
+    held = path.with_suffix(".zraw") if path.suffix == ".mhd" else path
+    data = bytearray(held.read_bytes())
     data[len(data) // 2] ^= 0x55
-    path.write_bytes(data)
+    held.write_bytes(data)
 
 
 def _with_values(path: Path, value: float, count: int) -> None:
@@ -200,11 +207,18 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ("text.nrrd", lambda p: p.write_text("hello"), "not a Nrrd image"),
     ("text.mha", lambda p: p.write_text("hello"), "not a Meta image"),
     ("la.png", lambda p: Image.new("LA", (9, 9)).save(p), "plain gray or RGB"),
+    ("cut.jpg", lambda p: _cut_picture(p, 0.6), "cut off"),
+    ("cut.png", lambda p: _cut_picture(p, 0.6), "cut off"),
+    ("cut.tif", lambda p: _cut_picture(p, 0.6), "damaged"),
+    ("cut.bmp", lambda p: _cut_picture(p, 0.6), "cut off"),
     ("text.png", lambda p: p.write_text("hello"), "not a PNG image"),
     ("cut.nii", lambda p: _cut(p, 0.7, False), "cut off"),
     ("cut.nii.gz", lambda p: _cut(p, 0.7, True), "cut off"),
     ("cut head.nii", lambda p: _cut(p, 0.004, False), "not a NIfTI image"),
     ("bit.nii.gz", _flipped_bit, "damaged"),
+    ("bit.nrrd", _flipped_bit, "damaged"),
+    ("bit.mha", _flipped_bit, "damaged"),
+    ("bit.mhd", _flipped_bit, "damaged"),
     ("cut.nrrd", lambda p: _cut(p, 0.7, False), "cut off"),
     ("cut zipped.nrrd", lambda p: _cut(p, 0.7, True), "cut off"),
     ("cut.mha", lambda p: _cut(p, 0.7, False), "cut off"),
@@ -256,6 +270,14 @@ def test_bad_input_gets_a_clear_error(
     assert message.rstrip().endswith((".", "SimpleITK", "')."))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no name is without encoding")
+def test_a_name_in_an_older_encoding(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"head M\xfc.nrrd")
+    path.write_bytes(b"NRRD")
+    with pytest.raises(InputError, match=r"head M\?\.nrrd: its name.* is not in UTF-8\. Rename it\."):
+        read_study(path)
+
+
 def test_detached_data_missing(tmp_path: Path) -> None:
     sitk.WriteImage(an_image(), str(tmp_path / "a.mhd"))
     (tmp_path / "a.raw").unlink(missing_ok=True)
@@ -266,17 +288,21 @@ def test_detached_data_missing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="file permissions work otherwise there")
 def test_no_permission(tmp_path: Path) -> None:
-    path = tmp_path / "locked.nrrd"
+    path, folder = tmp_path / "locked.nrrd", tmp_path / "locked"
     sitk.WriteImage(an_image(), str(path))
     path.chmod(0)
+    folder.mkdir(mode=0)
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)  # root may read everything, nobody may not
     try:
         with pytest.raises(InputError, match=r"locked\.nrrd: no permission"):
             read_volume(path)
+        with pytest.raises(InputError, match=r"locked: no permission"):
+            read_study(folder)
     finally:
         os.seteuid(user)
+        folder.chmod(0o700)
 
 
 def test_a_folder_without_images(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import tempfile
 import threading
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_an_interruption_while_files_move_over_comes_after_them(
     detected, tmp_path: Path, interrupting, number: int
 ) -> None:
     folder = tmp_path / "results"
-    write_outputs(detected, folder)
+    write_outputs(detected, str(folder))
     names = {p.name for p in folder.iterdir()}
     for path in folder.iterdir():
         path.write_bytes(b"of an earlier run")
@@ -114,3 +115,15 @@ def test_another_thread_is_left_alone() -> None:
     thread.start()
     thread.join()
     assert done == [True]
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no second file system at /dev/shm")
+def test_a_folder_on_another_file_system_than_the_one_above_it(detected, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        if os.stat(elsewhere).st_dev == tmp_path.stat().st_dev:
+            pytest.skip("/dev/shm is no file system of its own")
+        folder = tmp_path / "results"
+        folder.symlink_to(elsewhere)
+        files = write_outputs(detected, folder)
+        assert {path.name for path in folder.iterdir()} == {path.name for path in files.values()}
+        assert [path.name for path in tmp_path.iterdir()] == ["results"]

@@ -17,6 +17,7 @@ from D24FADLib.imaging.volume import Volume, VolumeInfo
 from D24FADLib.inference.detector import STEPS, detect
 from D24FADLib.inference.options import DetectionOptions
 from D24FADLib.inference.outputs import write_outputs
+from D24FADLib.inference.record import score_meaning
 
 
 def reoriented(volume: Volume, code: str) -> Volume:
@@ -298,8 +299,22 @@ def test_the_score_has_a_meaning_and_a_finding_an_explanation(detected) -> None:
     assert 0 < detected.p_value < 1
     assert detected.p_value + detected.p_value_low == pytest.approx(1)
     assert "a normal study scores this high in" in detected.record["score_meaning"]
+    shares = {0.00005: "less than 0.1 %", 0.0412: "4.1 %", 0.5: "50 %", 0.997: "more than 99 %"}
+    for share, text in shares.items():
+        words = score_meaning(dataclasses.replace(detected, p_value=share, p_value_low=1 - share))
+        assert words.startswith(f"a normal study scores this high in {text} of cases")
     top = detected.findings[0]
     assert 0 < top.false_positives < 5
     assert sum(top.weights) == pytest.approx(1, abs=1e-5)
     assert len(top.residuals) == 3
     assert top.nearest_reference in (1, 2, 3)
+
+
+@pytest.mark.parametrize("plane", list(Plane))
+def test_a_study_of_one_slice_whose_axes_run_the_other_way(simulated, options, plane: Plane) -> None:
+    """Cut along its slice, a study is lines of pixels; numpy calls a flipped axis of one voxel contiguous."""
+    turned = [reoriented(v, "RAI") for v in (simulated.query, *simulated.supports[:2])]
+    query, *supports = (dataclasses.replace(v, image=v.image[:, :, 6:7]) for v in turned)
+    detection = detect(query, supports, options(plane=plane, unsuitable_anyway=True, threshold=0.1))
+    assert detection.anomaly_map.size == query.size
+    assert detection.anomaly_map.array().any()

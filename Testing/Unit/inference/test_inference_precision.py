@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +140,20 @@ def test_precisions_that_a_device_lacks_are_refused() -> None:
     else:
         with pytest.raises(InputError, match="no instructions"):
             choose_precision("bf16", CPU, "CPU")
+
+
+def test_a_conversion_tells_nobody(tmp_path: Path) -> None:
+    """OpenVINO's own conversion reports to a web service and keeps an id in the user's home."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    script = """
+import torch
+from D24FADLib.inference.devices import openvino_device
+openvino_device("auto", "auto")
+from D24FADLib.inference.models import load_model
+from D24FADLib.inference.runtimes import OpenVinoEncoder
+OpenVinoEncoder(load_model("d24fad-lite0")[0])(torch.zeros(1, 3, 64, 64))
+"""
+    environment = {k: v for k, v in os.environ.items() if k not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3])}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, timeout=120)
+    assert list(tmp_path.iterdir()) == []
