@@ -64,9 +64,8 @@ def _some(names):
 
 
 class Adding:
-    """Starts at once. `onAdding(name, done, total)` in references, or in the files of a folder, total 0
-    where that is not known; then once
-    `onAdded(problems)`, sentences about what could not be added.
+    """Starts at once. `onAdding(name, done, total)`, counted in references or in the files of a folder, with
+    total 0 where it is not known; then once `onAdded(problems)`, sentences about what could not be added.
 
     `things` gives `Entry`s, sentences for `problems`, and None to give way. `isSet`: they are a saved set's,
     and what cannot be added is listed as missing.
