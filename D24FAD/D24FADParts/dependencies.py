@@ -4,7 +4,6 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
-import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ KEPT = ("numpy", "SimpleITK", "pydicom", "vtk", "scipy")
 # From torch 2.13 on, the paths of its licence files are longer than Windows takes beneath Slicer's folder,
 # and pip gives up half way.
 _TORCH_VERSIONS = ">=2.1,<2.13" if sys.platform == "win32" else ">=2.1"
-# Its Linux wheels without the several GB that only NVIDIA GPUs need.
-_CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,6 @@ def _aboutTorch(packages):
         return ""
     if importlib.util.find_spec("PyTorchUtils") is not None:
         return _("The PyTorch extension chooses the torch for this computer's GPU; that can be several GB. ")
-    if _torchWithoutGpu():
-        return ""
     if sys.platform.startswith("linux"):
         return _(
             "On Linux, torch comes with support for NVIDIA GPUs, several GB. To have one that suits this "
@@ -117,17 +112,10 @@ def _torchThroughExtension():
     return False, text
 
 
-def _torchWithoutGpu():
-    """Whether pip's torch would bring support for NVIDIA GPUs, and there is none."""
-    return sys.platform.startswith("linux") and shutil.which("nvidia-smi") is None
-
-
 def pipArguments(requirements, constraints, wheelFolder=""):
     arguments = [*requirements, "--constraint", constraints]
     if wheelFolder:
         arguments += ["--no-index", "--find-links", wheelFolder]
-    elif _torchWithoutGpu() and any(requirement.startswith("torch") for requirement in requirements):
-        arguments += ["--extra-index-url", _CPU_WHEELS]
     return arguments
 
 
