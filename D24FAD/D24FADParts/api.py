@@ -164,6 +164,10 @@ class DetectionApi:
     def missingPackages(self):
         return dependencies.missing()
 
+    def helpfulPackages(self):
+        """What the detector can do without, but is slower; [] once that was declined."""
+        return dependencies.helpful()
+
     def installPackages(self, packages, wheelFolder=""):
         """As `dependencies.install`."""
         return dependencies.install(packages, wheelFolder)

@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ REQUIRED = (
     Package("pydicom", "pydicom", "pydicom>=2.4", 3),
     Package("tqdm", "tqdm", "tqdm>=4.65", 1),
 )
+# Not needed; but a processor runs the networks several times as fast with it.
+FASTER = Package("openvino", "openvino", "openvino>=2024.4", 60)
+_DECLINED = "D24FAD/FasterDeclined"
 
 
 def missing(required=REQUIRED):
@@ -40,9 +44,30 @@ def missing(required=REQUIRED):
     return [package for package in required if importlib.util.find_spec(package.module) is None]
 
 
+def helpful():
+    """[FASTER] where it is not there, would serve, and was not declined before."""
+    # NVIDIA's and Apple's GPUs run the networks without it.
+    served = shutil.which("nvidia-smi") is not None or sys.platform == "darwin"
+    if served or slicer.app.testingEnabled() or slicer.app.userSettings().value(_DECLINED, ""):
+        return []
+    return missing([FASTER])
+
+
+def decline():
+    """Do not offer FASTER again."""
+    slicer.app.userSettings().setValue(_DECLINED, "yes")
+
+
 def question(packages):
     """What to ask before anything is downloaded."""
-    lines = "\n".join(_("{name}, about {size} MB").format(name=p.name, size=p.megabytes) for p in packages)
+    if list(packages) == [FASTER]:
+        text = _(
+            "With the package {name}, about {size} MB, the detector is several times as fast on this "
+            "computer's processor. Install it into Slicer's Python now? Slicer's own numpy and SimpleITK are "
+            "not touched. Without it the detector works as well; you will not be asked again."
+        )
+        return text.format(name=FASTER.name, size=FASTER.megabytes)
+    lines = "\n".join(_line(package) for package in packages)
     text = _(
         "The detector needs Python packages that Slicer does not have yet:\n\n{packages}\n\n"
         "Install them into Slicer's Python now? {torch}"
@@ -50,6 +75,11 @@ def question(packages):
         "and set it under Advanced."
     )
     return text.format(packages=lines, torch=_aboutTorch(packages))
+
+
+def _line(package):
+    text = _("{name}, about {size} MB").format(name=package.name, size=package.megabytes)
+    return f"{text} ({_('several times as fast on the processor')})" if package == FASTER else text
 
 
 def _aboutTorch(packages):
@@ -68,7 +98,9 @@ def _aboutTorch(packages):
 def install(packages, wheelFolder=""):
     """Install the packages, from a folder of wheels where one is given. On the main thread only: pip in
     another one crashes Slicer. Returns a sentence where it did not go as asked, else ""; raises RuntimeError
-    with what to do where it fails."""
+    with what to do where it fails. FASTER may fail."""
+    faster = FASTER in packages
+    packages = [package for package in packages if package != FASTER]
     rest, said = list(packages), ""
     if not wheelFolder and any(package.name == "torch" for package in packages):
         done, said = _torchThroughExtension()
@@ -86,7 +118,22 @@ def install(packages, wheelFolder=""):
         raise RuntimeError(
             _("{names} still cannot be found. Restart Slicer and try again.").format(names=names)
         )
-    return said
+    return " ".join(text for text in (said, _installFaster(wheelFolder) if faster else "") if text)
+
+
+def _installFaster(wheelFolder):
+    try:
+        if not wheelFolder or any(name.startswith(FASTER.name) for name in os.listdir(wheelFolder)):
+            _pip([FASTER.requirement], wheelFolder)
+    except Exception as error:
+        logging.warning("D24FAD: installing %s failed with %s", FASTER.name, type(error).__name__)
+    if not missing([FASTER]):
+        return ""
+    decline()  # else every run would try
+    text = _(
+        "{name} could not be installed. The detector works, but takes several times as long without a GPU."
+    )
+    return text.format(name=FASTER.name)
 
 
 def _torchThroughExtension():

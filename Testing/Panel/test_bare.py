@@ -48,7 +48,7 @@ assert [panel.ui.referencesTable.item(row, 5).text() for row in range(4)] == ["F
 host.answers.append(qt.QMessageBox.Cancel)
 panel.ui.applyButton.click()
 print(host.messages[-1])
-panel.logic.missingPackages = list
+panel.logic.missingPackages = panel.logic.helpfulPackages = list
 panel.logic.workerArguments = behaving("well")
 panel.ui.applyButton.click()
 assert host.process_events(60, until=lambda: not panel.logic.isRunning())

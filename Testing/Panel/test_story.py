@@ -389,6 +389,28 @@ def test_missing_packages_are_asked_for_first(loaded, host, screenshot):
     panel.ui.wheelFolderEdit.currentPath = ""
 
 
+def test_what_only_makes_it_faster_can_be_declined(loaded, host):
+    import qt
+    import slicer
+    from D24FADParts import dependencies
+
+    panel, _query, _references = loaded
+    chooseInMenu(panel.ui.addLoadedButton, "All of these")
+    settings = slicer.app.userSettings()
+    panel.logic.helpfulPackages = lambda: (
+        [] if settings.value("D24FAD/FasterDeclined", "") else [dependencies.FASTER]
+    )
+    try:
+        host.answers.append(qt.QMessageBox.Cancel)
+        runToEnd(panel, host)
+        assert "openvino, about 60 MB" in host.messages[0]
+        assert "candidate" in panel.ui.countLabel.text
+        runToEnd(panel, host)
+        assert len(host.messages) == 1  # not asked again
+    finally:
+        settings.remove("D24FAD/FasterDeclined")
+
+
 def wheels():
     import slicer
 

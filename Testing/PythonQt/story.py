@@ -308,7 +308,7 @@ def the_end(panel):
 def main():
     panel = D24FAD.D24FADWidget()
     panel.parent.resize(430, 1200)
-    panel.logic.missingPackages = list
+    panel.logic.missingPackages = panel.logic.helpfulPackages = list
     workerprocess.pythonExecutable = lambda: PYTHON
     for chapter in (
         a_study_and_its_references,

@@ -232,6 +232,63 @@ def test_pip_is_asked_for_a_torch_that_suits_the_system(monkeypatch):
     importlib.reload(dependencies)
 
 
+@pytest.fixture
+def slow(monkeypatch):
+    """A computer with neither GPU nor OpenVINO, and what pip was asked for on it."""
+    import slicer
+    from D24FADParts import dependencies
+
+    faster = dependencies.Package("no-such-package", "no_such_module", "no-such-package>=1", 7)
+    monkeypatch.setattr(dependencies, "FASTER", faster)
+    monkeypatch.setattr(dependencies.shutil, "which", lambda name: None)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(slicer.app, "testingEnabled", lambda: False)
+    monkeypatch.setitem(sys.modules, "slicer.packaging", None)
+    asked = []
+    monkeypatch.setattr(slicer.util, "pip_install", asked.append)
+    slicer.app.userSettings().remove("D24FAD/FasterDeclined")
+    yield types.SimpleNamespace(faster=faster, pip=asked)
+    slicer.app.userSettings().remove("D24FAD/FasterDeclined")
+
+
+def test_what_makes_a_processor_faster_is_offered_where_it_serves(slow, monkeypatch):
+    import slicer
+    from D24FADParts import dependencies
+
+    assert dependencies.helpful() == [slow.faster]
+    text = dependencies.question([dependencies.REQUIRED[-1], slow.faster])
+    assert "no-such-package, about 7 MB (several times as fast on the processor)" in text
+    assert "will not be asked again" in dependencies.question([slow.faster])
+    with monkeypatch.context() as other:
+        other.setattr(dependencies.shutil, "which", lambda name: f"/usr/bin/{name}")
+        assert dependencies.helpful() == []
+    with monkeypatch.context() as other:
+        other.setattr(sys, "platform", "darwin")
+        assert dependencies.helpful() == []
+    with monkeypatch.context() as other:  # nobody answers under Slicer's own tests
+        other.setattr(slicer.app, "testingEnabled", lambda: True)
+        assert dependencies.helpful() == []
+    dependencies.decline()
+    assert dependencies.helpful() == []
+
+
+def test_a_run_does_without_what_would_make_it_faster(slow, tmp_path):
+    """pip gives nothing; the folder of wheels does not have it; the folder is gone."""
+    from D24FADParts import dependencies
+
+    tqdm = dependencies.REQUIRED[-1]
+    said = dependencies.install([tqdm, slow.faster])
+    assert said.startswith("no-such-package could not be installed. The detector works")
+    assert [arguments[0] for arguments in slow.pip] == [tqdm.requirement, slow.faster.requirement]
+    assert dependencies.helpful() == []  # not tried with every run
+    for folder in (tmp_path, tmp_path / "gone"):
+        assert "could not be installed" in dependencies.install([slow.faster], str(folder))
+    assert len(slow.pip) == 2
+    (tmp_path / "no-such-package-1.whl").touch()
+    dependencies.install([slow.faster], str(tmp_path))
+    assert len(slow.pip) == 3
+
+
 def wheel(folder, name, version, requires=""):
     """A wheel of an empty package."""
     import zipfile
