@@ -34,7 +34,7 @@ REQUIRED = (
     Package("pydicom", "pydicom", "pydicom>=2.4", 3),
     Package("tqdm", "tqdm", "tqdm>=4.65", 1),
 )
-# Not needed; but a processor runs the networks several times as fast with it.
+# Not needed; but without a GPU a study takes half the time with it.
 FASTER = Package("openvino", "openvino", "openvino>=2024.4", 60)
 _DECLINED = "D24FAD/FasterDeclined"
 
@@ -62,7 +62,7 @@ def question(packages):
     """What to ask before anything is downloaded."""
     if list(packages) == [FASTER]:
         text = _(
-            "With the package {name}, about {size} MB, the detector is several times as fast on this "
+            "With the package {name}, about {size} MB, the detector takes half the time on this "
             "computer's processor. Install it into Slicer's Python now? Slicer's own numpy and SimpleITK are "
             "not touched. Without it the detector works as well; you will not be asked again."
         )
@@ -79,7 +79,7 @@ def question(packages):
 
 def _line(package):
     text = _("{name}, about {size} MB").format(name=package.name, size=package.megabytes)
-    return f"{text} ({_('several times as fast on the processor')})" if package == FASTER else text
+    return f"{text} ({_('half the time without a GPU')})" if package == FASTER else text
 
 
 def _aboutTorch(packages):
@@ -130,9 +130,7 @@ def _installFaster(wheelFolder):
     if not missing([FASTER]):
         return ""
     decline()  # else every run would try
-    text = _(
-        "{name} could not be installed. The detector works, but takes several times as long without a GPU."
-    )
+    text = _("{name} could not be installed. The detector works, but takes twice as long without a GPU.")
     return text.format(name=FASTER.name)
 
 

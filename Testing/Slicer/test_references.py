@@ -257,7 +257,7 @@ def test_what_makes_a_processor_faster_is_offered_where_it_serves(slow, monkeypa
 
     assert dependencies.helpful() == [slow.faster]
     text = dependencies.question([dependencies.REQUIRED[-1], slow.faster])
-    assert "no-such-package, about 7 MB (several times as fast on the processor)" in text
+    assert "no-such-package, about 7 MB (half the time without a GPU)" in text
     assert "will not be asked again" in dependencies.question([slow.faster])
     with monkeypatch.context() as other:
         other.setattr(dependencies.shutil, "which", lambda name: f"/usr/bin/{name}")
