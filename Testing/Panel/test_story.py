@@ -404,6 +404,7 @@ def test_what_only_makes_it_faster_can_be_declined(loaded, host):
         host.answers.append(qt.QMessageBox.Cancel)
         runToEnd(panel, host)
         assert "openvino, about 60 MB" in host.messages[0]
+        assert host.buttons[0] == ["Install", "Run without"]
         assert "candidate" in panel.ui.countLabel.text
         runToEnd(panel, host)
         assert len(host.messages) == 1  # not asked again

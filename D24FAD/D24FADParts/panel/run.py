@@ -137,7 +137,8 @@ class RunStep:
         wanted = [*missing, *self._logic.helpfulPackages()]
         if not wanted:
             return True
-        if not dialogs.confirmInstall(self._ui.applyButton, dependencies.question(wanted)):
+        decline = "" if missing else _("Run without")
+        if not dialogs.confirmInstall(self._ui.applyButton, dependencies.question(wanted), decline):
             if not missing:
                 dependencies.decline()
                 return True
