@@ -91,7 +91,8 @@ def confirm(text, title):
 
 
 def confirmInstall(parent, text, decline=""):
-    """Install or Cancel, or what declining is called here. Under Slicer's own tests nobody is there to answer, and nothing is installed."""
+    """Install or Cancel, or what declining is called here. Under Slicer's own tests nobody is there to
+    answer, and nothing is installed."""
     if slicer.app.testingEnabled():
         return False
     box = qt.QMessageBox(parent)
