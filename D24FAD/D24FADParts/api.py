@@ -165,7 +165,7 @@ class DetectionApi:
         return dependencies.missing()
 
     def helpfulPackages(self):
-        """What the detector can do without, but is slower; [] once that was declined."""
+        """What the detector can do without, but is slower then."""
         return dependencies.helpful()
 
     def installPackages(self, packages, wheelFolder=""):

@@ -34,9 +34,8 @@ REQUIRED = (
     Package("pydicom", "pydicom", "pydicom>=2.4", 3),
     Package("tqdm", "tqdm", "tqdm>=4.65", 1),
 )
-# Not needed; but without a GPU a study takes half the time with it.
+# Not needed; but without a GPU a study takes a fifth less time with it.
 FASTER = Package("openvino", "openvino", "openvino>=2024.4", 60)
-_DECLINED = "D24FAD/FasterDeclined"
 
 
 def missing(required=REQUIRED):
@@ -45,28 +44,13 @@ def missing(required=REQUIRED):
 
 
 def helpful():
-    """[FASTER] where it is not there, would serve, and was not declined before."""
-    # NVIDIA's and Apple's GPUs run the networks without it.
+    """[FASTER] where it is not there and would serve: NVIDIA's and Apple's GPUs run the networks without."""
     served = shutil.which("nvidia-smi") is not None or sys.platform == "darwin"
-    if served or slicer.app.testingEnabled() or slicer.app.userSettings().value(_DECLINED, ""):
-        return []
-    return missing([FASTER])
-
-
-def decline():
-    """Do not offer FASTER again."""
-    slicer.app.userSettings().setValue(_DECLINED, "yes")
+    return [] if served else missing([FASTER])
 
 
 def question(packages):
     """What to ask before anything is downloaded."""
-    if list(packages) == [FASTER]:
-        text = _(
-            "With the package {name}, about {size} MB, the detector takes half the time on this "
-            "computer's processor. Install it into Slicer's Python now? Slicer's own numpy and SimpleITK are "
-            "not touched. Without it the detector works as well; you will not be asked again."
-        )
-        return text.format(name=FASTER.name, size=FASTER.megabytes)
     lines = "\n".join(_line(package) for package in packages)
     text = _(
         "The detector needs Python packages that Slicer does not have yet:\n\n{packages}\n\n"
@@ -79,7 +63,7 @@ def question(packages):
 
 def _line(package):
     text = _("{name}, about {size} MB").format(name=package.name, size=package.megabytes)
-    return f"{text} ({_('half the time without a GPU')})" if package == FASTER else text
+    return f"{text} ({_('optional: a fifth less time without a GPU')})" if package == FASTER else text
 
 
 def _aboutTorch(packages):
@@ -129,8 +113,7 @@ def _installFaster(wheelFolder):
         logging.warning("D24FAD: installing %s failed with %s", FASTER.name, type(error).__name__)
     if not missing([FASTER]):
         return ""
-    decline()  # else every run would try
-    text = _("{name} could not be installed. The detector works, but takes twice as long without a GPU.")
+    text = _("{name} could not be installed. The detector works, and takes a little longer without a GPU.")
     return text.format(name=FASTER.name)
 
 

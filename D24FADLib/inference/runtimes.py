@@ -1,4 +1,4 @@
-"""What runs the networks: torch everywhere, OpenVINO on CPUs, where it is about three times as fast, and on
+"""What runs the networks: torch everywhere, OpenVINO on CPUs, where it is about half as fast again, and on
 Intel's graphics processors.
 
 Precision is a choice. f32 is exact; bf16 and f16 are for devices with instructions for them, and change the

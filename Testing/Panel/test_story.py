@@ -363,11 +363,13 @@ def test_missing_packages_are_asked_for_first(loaded, host, screenshot):
     chooseInMenu(panel.ui.addLoadedButton, "All of these")
     missing = [dependencies.Package("torch", "no_such_torch", "torch>=2.1", 220)]
     panel.logic.missingPackages = lambda: missing
+    panel.logic.helpfulPackages = lambda: [dependencies.FASTER]
     host.answers.append(qt.QMessageBox.Cancel)
     host.picture = str(SCREENSHOTS / "11-install.png")
     click(panel.ui.applyButton)
     host.picture = ""
     assert "torch, about 220 MB" in host.messages[0]
+    assert "openvino, about 60 MB (optional" in host.messages[0]
     assert host.buttons[0] == ["Install", "Cancel"]
     assert "numpy and SimpleITK are not touched" in host.messages[0]
     assert "Nothing was installed" in panel.ui.runMessage.text
@@ -383,33 +385,11 @@ def test_missing_packages_are_asked_for_first(loaded, host, screenshot):
     panel.ui.wheelFolderEdit.currentPath = "/wheels"
     host.answers.append(qt.QMessageBox.Ok)
     runToEnd(panel, host)
+    assert [package.name for package in asked[0][0]] == ["torch", "openvino"]
     assert asked[0][1] == "/wheels"
     assert panel.ui.runMessage.text == "The PyTorch extension could not install torch."
     assert "candidate" in panel.ui.countLabel.text
     panel.ui.wheelFolderEdit.currentPath = ""
-
-
-def test_what_only_makes_it_faster_can_be_declined(loaded, host):
-    import qt
-    import slicer
-    from D24FADParts import dependencies
-
-    panel, _query, _references = loaded
-    chooseInMenu(panel.ui.addLoadedButton, "All of these")
-    settings = slicer.app.userSettings()
-    panel.logic.helpfulPackages = lambda: (
-        [] if settings.value("D24FAD/FasterDeclined", "") else [dependencies.FASTER]
-    )
-    try:
-        host.answers.append(qt.QMessageBox.Cancel)
-        runToEnd(panel, host)
-        assert "openvino, about 60 MB" in host.messages[0]
-        assert host.buttons[0] == ["Install", "Run without"]
-        assert "candidate" in panel.ui.countLabel.text
-        runToEnd(panel, host)
-        assert len(host.messages) == 1  # not asked again
-    finally:
-        settings.remove("D24FAD/FasterDeclined")
 
 
 def wheels():

@@ -90,9 +90,8 @@ def confirm(text, title):
     return bool(slicer.util.confirmOkCancelDisplay(text, windowTitle=title))
 
 
-def confirmInstall(parent, text, decline=""):
-    """Install or Cancel, or what declining is called here. Under Slicer's own tests nobody is there to
-    answer, and nothing is installed."""
+def confirmInstall(parent, text):
+    """Install or Cancel. Under Slicer's own tests nobody is there to answer, and nothing is installed."""
     if slicer.app.testingEnabled():
         return False
     box = qt.QMessageBox(parent)
@@ -101,8 +100,6 @@ def confirmInstall(parent, text, decline=""):
     box.setText(text)
     box.setStandardButtons(qt.QMessageBox.Ok | qt.QMessageBox.Cancel)
     box.button(qt.QMessageBox.Ok).setText(_("Install"))
-    if decline:
-        box.button(qt.QMessageBox.Cancel).setText(decline)
     accepted = box.exec_() == qt.QMessageBox.Ok
     box.deleteLater()
     return accepted

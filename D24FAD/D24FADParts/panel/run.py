@@ -134,14 +134,10 @@ class RunStep:
     def _installed(self):
         """Whether the packages that the detector needs are there, after asking and installing."""
         missing = self._logic.missingPackages()
-        wanted = [*missing, *self._logic.helpfulPackages()]
-        if not wanted:
+        if not missing:
             return True
-        decline = "" if missing else _("Run without")
-        if not dialogs.confirmInstall(self._ui.applyButton, dependencies.question(wanted), decline):
-            if not missing:
-                dependencies.decline()
-                return True
+        wanted = [*missing, *self._logic.helpfulPackages()]
+        if not dialogs.confirmInstall(self._ui.applyButton, dependencies.question(wanted)):
             text = _("Nothing was installed. The detector needs these packages to run.")
             messages.show(self._ui.runMessage, text, "warning")
             return False
