@@ -95,6 +95,7 @@ class D24FADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._later.stop()
         if self.logic is not None:
             self.logic.abandonDetection()
+            self.logic.abandonAdding()
         if self._steps:
             self.findings.stopObserving()
             # After a Reload the old selector lives on, hidden, and still follows the scene.

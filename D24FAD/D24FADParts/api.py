@@ -5,9 +5,10 @@ import time
 import slicer
 from slicer.i18n import tr as _
 
-from D24FADLib.errors import D24FADError
+from D24FADLib.errors import D24FADError, InputError
 
 from . import (
+    adding,
     dependencies,
     explain,
     exports,
@@ -19,7 +20,7 @@ from . import (
     settings,
     views,
 )
-from .references import ReferenceList, dicomSelection, filesIn, loadSeries, requireVolume
+from .references import ReferenceList, requireVolume
 from .run import Run, check
 
 _PAUSE_SECONDS = 0.005
@@ -33,7 +34,7 @@ class DetectionApi:
     referenceSetFolder = None
 
     def __init__(self):
-        self._run = None
+        self._run = self._adding = None
         self._results = None
         self._resultsOf = None
         self._seconds = 0.0
@@ -85,33 +86,60 @@ class DetectionApi:
         return ReferenceList(self.getParameterNode()).addNode(volumeNode)
 
     def addReferencePath(self, path):
-        return ReferenceList(self.getParameterNode()).addPath(path)
+        """One file or folder, for scripts: waits, raises InputError where it cannot be added."""
+        problems = self.addReferencePaths([path])
+        if problems:
+            raise InputError(problems[0])
+        return self.references()[-1]
 
-    def addReferenceFolder(self, folder):
-        """Every image file of a folder, or the DICOM series in it; sentences about those that do not do."""
-        return self._addEach(self.addReferencePath, filesIn(folder))
+    # With `callbacks` (see `adding.Adding`) these four return at once; without, for scripts, they wait and
+    # return sentences about what could not be added.
 
-    def addReferencesFromDicomSelection(self):
-        """The series selected in the DICOM browser; sentences about those that do not do."""
-        selected = dicomSelection()
-        if not selected:
-            return [_("Select series in the DICOM browser first (DICOM module), then come back here.")]
-        nodes, problems = [], []
-        for uid in selected:
-            loaded = loadSeries(uid)
-            nodes += loaded
-            if not loaded:
-                problems.append(_("A selected series holds no volume that can be compared."))
-        return problems + self._addEach(self.addReferenceNode, nodes)
+    def addReferencePaths(self, paths, callbacks=None):
+        """Files, and folders with one DICOM series each."""
+        return self._add(adding.ofPaths(paths), callbacks)
 
-    def _addEach(self, add, things):
-        problems = []
-        for thing in things:
-            try:
-                add(thing)
-            except D24FADError as error:
-                problems.append(str(error))
-        return problems
+    def addReferenceFolder(self, folder, callbacks=None):
+        """Every image file of a folder but segmentations, or the DICOM series in it."""
+        return self._add(adding.ofFolder(folder), callbacks)
+
+    def addReferencesFromDicomSelection(self, callbacks=None):
+        """The series selected in the DICOM browser."""
+        return self._add(adding.ofDicomSelection(), callbacks)
+
+    def loadReferenceSet(self, name, callbacks=None):
+        """Replace the list by a saved set; raises InputError where the set itself cannot be read."""
+        entries = referencesets.load(ReferenceList(self.getParameterNode()), name, self.referenceSetFolder)
+        return self._add(entries, callbacks, isSet=True)
+
+    def _add(self, things, callbacks, isSet=False):
+        before = _("The request before was ended before all its references were added.")
+        problems = [before] if self.isAdding() else []
+        self.stopAdding(before)
+        rows = ReferenceList(self.getParameterNode())
+        made = self._adding = adding.Adding(rows, things, callbacks or _Waiting(None), isSet, problems)
+        while callbacks is None and made.active:
+            self._giveWay()
+        return made.problems if callbacks is None else []
+
+    def isAdding(self):
+        return self._adding is not None and self._adding.active
+
+    def currentAdding(self):
+        return self._adding
+
+    def stopAdding(self, why):
+        """`why` is a sentence for the reader."""
+        if self._adding is not None:
+            self._adding.stop(why)
+
+    def abandonAdding(self):
+        if self._adding is not None:
+            self._adding.abandon()
+
+    def _giveWay(self):
+        slicer.app.processEvents()
+        time.sleep(_PAUSE_SECONDS)  # the worker needs the processor more
 
     def removeReferences(self, keys):
         ReferenceList(self.getParameterNode()).remove(keys)
@@ -131,16 +159,18 @@ class DetectionApi:
     def saveReferenceSet(self, name):
         return referencesets.save(ReferenceList(self.getParameterNode()), name, self.referenceSetFolder)
 
-    def loadReferenceSet(self, name):
-        return referencesets.load(ReferenceList(self.getParameterNode()), name, self.referenceSetFolder)
-
     # Detection
 
     def missingPackages(self):
         return dependencies.missing()
 
+    def helpfulPackages(self):
+        """What the detector can do without, but is slower then."""
+        return dependencies.helpful()
+
     def installPackages(self, packages, wheelFolder=""):
-        dependencies.install(packages, wheelFolder)
+        """As `dependencies.install`."""
+        return dependencies.install(packages, wheelFolder)
 
     def whyNotReady(self):
         """A sentence on what is missing for a run, "" where nothing is."""
@@ -186,8 +216,7 @@ class DetectionApi:
         outcome = _Waiting(callbacks)
         self.startDetection(outcome)
         while self.isRunning():
-            slicer.app.processEvents()
-            time.sleep(_PAUSE_SECONDS)  # the worker needs the processor more
+            self._giveWay()
         if outcome.problem is not None:
             raise RuntimeError(outcome.problem)
         return self.results()
@@ -198,6 +227,7 @@ class DetectionApi:
         parameters = self.getParameterNode()
         if self._results is None or self._resultsOf is not parameters:
             self._results, self._resultsOf = results.Results(parameters), parameters
+        self._results.letGoOfWhatIsGone()
         return self._results
 
     def setResults(self, found):

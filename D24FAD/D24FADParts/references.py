@@ -1,15 +1,16 @@
 """The list of normal references: volumes of the scene, and files that the worker reads itself."""
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import slicer
 from slicer.i18n import tr as _
 
 from D24FADLib.errors import InputError
+from D24FADLib.imaging.headers import refuse_segmentation
 from D24FADLib.references.suitability import Kind, Level, check_references, refuse
-from D24FADLib.references.traits import Traits, traits_of_grid, traits_of_tags
+from D24FADLib.references.traits import Traits, traits_of_grid, traits_of_plain, traits_of_tags
 
 from . import geometry, placement, settings, tags, views
 from .runrecord import ReferenceOutcome
@@ -34,6 +35,9 @@ class Reference:
     standsOut: bool = False
     dropped: bool = False
     note: str = ""
+    traits: dict = field(
+        default_factory=dict
+    )  # of a folder, as JSON has them: reading it again takes a while
 
 
 class ReferenceList:
@@ -74,12 +78,18 @@ class ReferenceList:
         self._save([*self.rows(), row])
         return row
 
-    def addPath(self, path, name="", modality=""):
-        """A file, or a folder with one DICOM series; raises InputError where it cannot be read."""
+    def newPath(self, path):
+        """The whole path; raises InputError where it is in the list already."""
         path = os.path.abspath(path)
         if any(os.path.normcase(row.path) == os.path.normcase(path) for row in self.rows() if row.path):
             raise InputError(_("{name} is in the list already.").format(name=os.path.basename(path)))
-        traits = pathTraits(path)
+        return path
+
+    def addPath(self, path, name="", modality="", plainTraits=None):
+        """A file, or with `plainTraits` a folder with one DICOM series (`folderscan` tells them); raises
+        InputError where it cannot be read."""
+        path = self.newPath(path)
+        traits = traits_of_plain(plainTraits) if plainTraits else fileTraits(path)
         row = Reference(
             self._nextKey(),
             "path",
@@ -87,15 +97,17 @@ class ReferenceList:
             path=path,
             modality=traits.modality or modality,
             slices=traits.slices,
+            traits=plainTraits or {},
         )
         self._save([*self.rows(), row])
         return row
 
-    def addMissing(self, name, path="", seriesUid=""):
+    def addMissing(self, entry):
         """A row of a loaded set whose file or series is gone: shown, marked and not used."""
-        row = Reference(self._nextKey(), "path", name, path=path, seriesUid=seriesUid, use=False)
+        name = entry.label or _("reference")
+        where = {"path": entry.value} if entry.kind == "path" else {"seriesUid": entry.value}
+        row = Reference(self._nextKey(), "path", name, **where, use=False)
         self._save([*self.rows(), row])
-        return row
 
     def remove(self, keys):
         for key in keys:
@@ -130,12 +142,18 @@ class ReferenceList:
                 missing = row.path or _("the series is not in the DICOM database")
                 return [refuse(Kind.MISSING, reference=missing)]
             try:
-                traits = pathTraits(row.path)
+                traits = self._pathTraits(row)
             except InputError as error:
                 return [refuse(Kind.MISSING, reference=str(error))]
-        if queryNode is None:
+        if queryNode is None or traits is None:
             return []
         return list(check_references(tags.traitsOf(queryNode), [traits])[0].reasons)
+
+    def _pathTraits(self, row):
+        """A folder's are those it was added with; None where it has none, and the detector is to judge."""
+        if not os.path.isdir(row.path):
+            return fileTraits(row.path)
+        return traits_of_plain(row.traits) if row.traits else None
 
     def _nextKey(self):
         return max((row.key for row in self.rows()), default=0) + 1
@@ -161,32 +179,29 @@ def requireVolume(node, what):
         raise InputError(f"{name}: {error}.") from error
 
 
-def filesIn(folder):
-    """The references in a folder: its image files, or itself where it holds DICOM files."""
-    folder = Path(folder)
-    files = sorted(path for path in folder.iterdir() if str(path).lower().endswith(IMAGE_SUFFIXES))
-    return [str(path) for path in files] or [str(folder)]
-
-
 _traitsCache = {}
 
 
-def pathTraits(path):
-    """What the header of a file, or of the one DICOM series in a folder, tells."""
+def fileTraits(path):
+    """What the header of a file tells; raises InputError where that is no image's."""
     try:
         stamp = (path, os.stat(path).st_mtime_ns)
     except OSError as error:
         raise InputError(_("{name} is gone.").format(name=os.path.basename(path))) from error
     if stamp not in _traitsCache:
-        _traitsCache[stamp] = _folderTraits(path) if os.path.isdir(path) else _fileTraits(path)
+        _traitsCache[stamp] = _readTraits(path)
     return _traitsCache[stamp]
 
 
-def _fileTraits(path):
+def _readTraits(path):
     import numpy as np
     import SimpleITK as sitk
 
     name = os.path.basename(path)
+    try:
+        refuse_segmentation(Path(path))
+    except OSError as error:
+        raise InputError(_("{name} cannot be read.").format(name=name)) from error
     reader = sitk.ImageFileReader()
     reader.SetFileName(path)
     try:
@@ -202,19 +217,6 @@ def _fileTraits(path):
     modality = reader.GetMetaData("0008|0060").strip() if reader.HasMetaDataKey("0008|0060") else ""
     own = traits_of_tags({}, name.split(".")[0])
     return Traits(modality=modality, **traits_of_grid(size, spacing, axes), **own)
-
-
-def _folderTraits(path):
-    from D24FADLib.dicom.library import open_library
-
-    found = [series for series in open_library(path, ":memory:").series if series.frames]
-    name = os.path.basename(path)
-    if not found:
-        raise InputError(_("{name} holds no images that can be read.").format(name=name))
-    if len(found) > 1:
-        text = _("{name} holds {count} DICOM series. Import it into the DICOM database and choose one there.")
-        raise InputError(text.format(name=name, count=len(found)))
-    return found[0].traits()
 
 
 def describe(reason):

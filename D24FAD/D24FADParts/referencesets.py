@@ -8,8 +8,6 @@ from slicer.i18n import tr as _
 from D24FADLib.errors import InputError
 from D24FADLib.references import sets
 
-from . import references
-
 
 def folder():
     """Where the user's sets are kept: beside Slicer's own settings."""
@@ -61,33 +59,7 @@ def _entryOf(row, node):
 
 
 def load(referenceList, name, where=None):
-    """Replace the list by a saved set. Returns sentences about what could not be found or read."""
+    """Empty the list for a saved set; its entries, for `adding.Adding`."""
     chosen = sets.load_set(sets.file_of(where or folder(), name))
     referenceList.remove([row.key for row in referenceList.rows()])
-    problems = []
-    for entry in chosen.entries:
-        try:
-            _add(referenceList, entry)
-        except InputError as error:
-            problems.append(str(error))
-            isPath = entry.kind == "path"
-            referenceList.addMissing(
-                entry.label or _("reference"), entry.value if isPath else "", "" if isPath else entry.value
-            )
-    return problems
-
-
-def _add(referenceList, entry):
-    if entry.kind == "path":
-        if not entry.is_there():
-            raise InputError(_("{path} is gone.").format(path=entry.value))
-        referenceList.addPath(entry.value, entry.label, entry.modality)
-        return
-    database = getattr(slicer, "dicomDatabase", None)
-    known = database is not None and bool(database.filesForSeries(entry.value))
-    nodes = references.loadSeries(entry.value) if known else []
-    if not nodes:
-        raise InputError(
-            _("{name}: its series is not in the DICOM database.").format(name=entry.label or "?")
-        )
-    referenceList.addNode(nodes[0])
+    return chosen.entries

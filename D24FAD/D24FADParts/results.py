@@ -58,8 +58,7 @@ class Results:
 
     def __init__(self, parameterNode):
         self._node = parameterNode
-        self._finder = self._finderOf = self._segments = None
-        self._count, self._findings, self._findingsOf = 0, [], None
+        self._letGo()
 
     # What there is
 
@@ -229,6 +228,18 @@ class Results:
             self._node.RemoveNodeReferenceIDs(f"Result.{role}")
         self._node.UnsetParameter("Result")
         self._node.UnsetParameter("Threshold")
+        self._letGo()
+
+    def letGoOfWhatIsGone(self):
+        """A closed scene's voxels are freed only when nothing here holds them any more."""
+        if self._segments is not None and self._segments.node.GetScene() is None:
+            self._segments = None
+        if self._finderOf != self.mapKey:
+            self._finder = self._finderOf = None
+        if not self._areOfTheMap():
+            self._count, self._findings, self._findingsOf = 0, [], None
+
+    def _letGo(self):
         self._finder = self._finderOf = self._segments = None
         self._count, self._findings, self._findingsOf = 0, [], None
 

@@ -9,7 +9,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from D24FADLib.errors import D24FADError, InputError
+from D24FADLib.errors import D24FADError, InputError, OutputError
 from D24FADLib.worker import protocol
 from D24FADLib.worker.commandline import detect_arguments
 from D24FADLib.worker.estimate import TimeLeft
@@ -85,9 +85,11 @@ class Run:
         """Raises D24FADError where the run cannot even begin; nothing is left behind then."""
         try:
             self._begin()
-        except Exception:
+        except Exception as error:
             self._over = True
             self._cleanUp()
+            if isinstance(error, OSError):
+                raise OutputError(_cannotUseTemporary(error)) from error
             raise
 
     def _begin(self):
@@ -365,6 +367,14 @@ def _temporaryFolder():
     """Slicer's, which the user may have put on a large disk; None for the system's."""
     folder = slicer.app.temporaryPath
     return folder if folder and os.path.isdir(folder) else None
+
+
+def _cannotUseTemporary(error):
+    text = _(
+        "The temporary folder cannot be used ({reason}). Choose another one under Edit / Application "
+        "Settings / Modules, or make room in it."
+    )
+    return text.format(reason=error.strerror or type(error).__name__)
 
 
 def advice(parameterNode):

@@ -15,6 +15,7 @@ import sys
 from typing import Any, Protocol
 
 STEP_TEXTS = {
+    "index": "Reading headers",
     "read": "Reading",
     "model": "Loading the model",
     "align": "Aligning references",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..references.suitability import Check
 
 _STACKS = 20  # of a series that are listed: one of time points may hold hundreds
+_MOST_TOLD = 100  # series of a result event: an application offers no more to choose from
 
 
 def add_parser(subparsers: Any) -> None:
@@ -27,6 +29,13 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("folder", type=Path, help="folder, DICOMDIR or ctkDICOM.sql")
     parser.add_argument("--json", action="store_true", help="print the list as JSON")
+    parser.add_argument(
+        "--events",
+        dest="json",
+        action="store_const",
+        const="events",
+        help="for applications: progress, then the series with images, as events of detect's --json",
+    )
     parser.add_argument("--query", metavar="UID", help="also judge each series as a reference for this one")
     parser.add_argument("--index", metavar="FILE", help="keep the index here (default: the user's cache)")
     parser.add_argument("--no-index", action="store_true", help="leave no index on disk")
@@ -37,6 +46,11 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     from ..dicom.library import open_library
 
     where = ":memory:" if args.no_index else args.index
+    if args.json == "events":
+        reporter.result(
+            _told(open_library(args.folder, where, lambda *count: reporter.progress("index", *count)))
+        )
+        return 0
     catalog = open_library(args.folder, where, _progress if sys.stderr.isatty() else None)
     pairs = _pairs(catalog, args.query)
     if args.json:
@@ -49,6 +63,15 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
 def _progress(done: int, total: int) -> bool:
     print(f"\rreading {done} of {total} files", end="" if done < total else "\n", file=sys.stderr, flush=True)
     return True
+
+
+def _told(catalog: Catalog) -> dict[str, Any]:
+    """How many series hold images, and of the first ones the UID and the traits by name."""
+    fit = [entry for entry in catalog.series if entry.frames]
+    first = [
+        {"series_uid": entry.uid, "traits": dataclasses.asdict(entry.traits())} for entry in fit[:_MOST_TOLD]
+    ]
+    return {"count": len(fit), "series": first}
 
 
 def _pairs(catalog: Catalog, query_uid: str | None) -> dict[int, Check]:

@@ -33,6 +33,9 @@ _OUTSIDE_SPACE = {
     "list", "vector", "point", "normal", "rgb-color", "rgba-color", "xyz-color", "hsv-color", "scalar",
     "stub", "3-vector", "2-vector", "4-vector", "3-color", "4-color", "complex", "time",
 }  # fmt: skip
+_SEGMENTATION_NAME = re.compile(r"\.seg\.\w+(\.gz)?$", re.IGNORECASE)
+_SEGMENTATION_FIELDS = ("segment0_", "segmentation_")  # 3D Slicer's, in a NRRD header
+_INTENT, _LABELS = 68, 1002  # NIfTI-1: where the intent_code is, and NIFTI_INTENT_LABEL
 
 
 def check_spacing(name: str, spacing: list[float]) -> None:
@@ -52,6 +55,33 @@ def check_direction(name: str, columns: np.ndarray) -> None:
             f"{name}: the axes of the image are not perpendicular to each other (sheared or damaged "
             "orientation in the header). Resample it to a regular grid first."
         )
+
+
+def refuse_segmentation(path: Path) -> None:
+    """Raises InputError for a segmentation, as far as its name (`.seg.nrrd`) or its header tells: the fields
+    that 3D Slicer writes into a NRRD, or a NIfTI-1 intent of labels. A bare label image cannot be told."""
+    name = path.name.lower()
+    said = _SEGMENTATION_NAME.search(name) is not None
+    if not said and name.endswith((".nrrd", ".nhdr")):
+        said = any(key.startswith(_SEGMENTATION_FIELDS) for key in _text_fields(path, ":"))
+    elif not said and name.endswith((".nii", ".nii.gz")):
+        said = _nifti_intent(path) == _LABELS
+    if said:
+        raise InputError(f"{path.name}: a segmentation, not an image. Give the image that it was drawn on.")
+
+
+def _nifti_intent(path: Path) -> int:
+    with path.open("rb") as raw:
+        zipped = raw.read(2) == _GZIP_MAGIC
+        raw.seek(0)
+        try:
+            header = (gzip.GzipFile(fileobj=raw) if zipped else raw).read(_NIFTI_HEADER)
+        except (EOFError, OSError, zlib.error):
+            return 0
+    if header[344:347] not in (b"n+1", b"ni1"):
+        return 0
+    order = "<" if struct.unpack_from("<i", header)[0] == _NIFTI_HEADER else ">"
+    return int(struct.unpack_from(order + "h", header, _INTENT)[0])
 
 
 def check_nifti(path: Path) -> tuple[str, ...]:

@@ -162,6 +162,7 @@ def _execute(path: Path, reader: sitk.ImageFileReader) -> sitk.Image:
 def _read_volume_file(path: Path, image_io: str) -> tuple[sitk.Image, tuple[str, ...]]:
     import SimpleITK as sitk
 
+    headers.refuse_segmentation(path)
     doubts = _HEADER_CHECKS[image_io](path)
     reader = _open(path, image_io)
     size = reader.GetSize()

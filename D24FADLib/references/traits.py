@@ -78,6 +78,12 @@ class Traits:
     voxels: Voxels | None = None
 
 
+def traits_of_plain(plain: Mapping[str, Any]) -> Traits:
+    """From `dataclasses.asdict` of traits without voxels, after a passage through JSON."""
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+    return Traits(**values)
+
+
 def traits_of_tags(tags: Mapping[str, Any], description: str = "") -> dict[str, Any]:
     """The traits that follow from technical attributes by keyword (see `kinds`) and from a description."""
     image_type = [str(value).upper() for value in tags.get("ImageType") or []]

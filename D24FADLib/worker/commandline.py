@@ -39,3 +39,8 @@ def detect_arguments(query: str, supports: Sequence[str], output: str, options: 
     arguments += ["--drop-outliers"] * options.drop_outliers
     arguments += ["--unsuitable-anyway"] * options.unsuitable_anyway
     return [*arguments, "--uncompressed", "--overwrite", "--json"]
+
+
+def series_arguments(folder: str) -> list[str]:
+    """What follows `python`: the DICOM series below a folder, told in events, nothing left on disk."""
+    return ["-m", "D24FADLib.worker", "series", folder, "--no-index", "--events"]

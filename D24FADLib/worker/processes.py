@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from ..windows import NO_WINDOW
 
@@ -71,11 +72,11 @@ def descendants(pid: int) -> list[int]:
     pending = [pid]
     while pending:
         parent = pending.pop()
-        try:
-            with open(f"/proc/{parent}/task/{parent}/children", encoding="ascii") as file:
-                children = [int(word) for word in file.read().split()]
-        except (OSError, ValueError):
-            continue
-        found += children
-        pending += children
+        for thread in Path(f"/proc/{parent}/task").glob("*"):  # a child is its thread's
+            try:
+                children = [int(word) for word in (thread / "children").read_text("ascii").split()]
+            except (OSError, ValueError):
+                continue
+            found += children
+            pending += children
     return found

@@ -39,7 +39,7 @@ def main() -> None:
     import D24FAD
 
     panel = D24FAD.D24FADWidget()
-    panel.logic.missingPackages = list
+    panel.logic.missingPackages = panel.logic.helpfulPackages = list
     with tempfile.TemporaryDirectory() as folder:
         panel.logic.tempFolder = folder
         loadStudy(panel, args.side, args.references)

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-for folder in (ROOT, ROOT / "D24FAD", ROOT / "Testing" / "Host"):
+FOLDERS = (ROOT, ROOT / "D24FAD", ROOT / "Testing" / "Host", ROOT / "Testing" / "Unit" / "dicom")
+for folder in FOLDERS:
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 

@@ -34,8 +34,10 @@ D24FAD.registerSampleData()
 (source,) = slicer.modules.sampleDataSources["D24FAD"]
 panel = D24FAD.D24FADWidget()
 panel.logic.tempFolder = panel.logic.referenceSetFolder = TEMP
-nodes = source.customDownloader(source)
+source.customDownloader(source)
+assert host.process_events(60, until=lambda: slicer.mrmlScene.GetFirstNodeByName("D24FADNormal4"))
 host.process_events(0.1)
+nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
 assert slicer.util.saveNode(nodes[1], TEMP + "/normal.nrrd")
 panel.logic.addReferencePath(TEMP + "/normal.nrrd")
 for node in nodes[2:]:
@@ -46,7 +48,7 @@ assert [panel.ui.referencesTable.item(row, 5).text() for row in range(4)] == ["F
 host.answers.append(qt.QMessageBox.Cancel)
 panel.ui.applyButton.click()
 print(host.messages[-1])
-panel.logic.missingPackages = list
+panel.logic.missingPackages = panel.logic.helpfulPackages = list
 panel.logic.workerArguments = behaving("well")
 panel.ui.applyButton.click()
 assert host.process_events(60, until=lambda: not panel.logic.isRunning())

@@ -1,8 +1,10 @@
 """Step 4 as the scene and the detector change what there is to show."""
 
 import numpy as np
-from d24fadhost.clicks import chooseInMenu, clickRow, runToEnd, texts
+from d24fadhost.clicks import chooseInMenu, click, clickRow, runToEnd, texts
 from d24fadhost.fixtures import behaving
+from PySide6 import QtCore, QtWidgets
+from PySide6.QtTest import QTest
 
 
 def test_a_loaded_scene_keeps_its_own_study(loaded, host, tmp_path, quiet_log):
@@ -157,3 +159,85 @@ def test_results_deleted_by_hand_leave_an_empty_step(loaded, host, quiet_log):
     host.process_events(0.05)
     assert panel.ui.countLabel.text == "Run Find anomalies to see findings here."
     assert not panel.ui.resultsWidget.isVisible()
+
+
+def offered(dialog):
+    """The name in a file dialog that is open."""
+    return dialog.findChild(QtWidgets.QLineEdit, "fileNameEdit")
+
+
+def typeName(dialog, name):
+    dialog.activateWindow()
+    offered(dialog).setFocus()
+    QTest.qWait(20)
+    offered(dialog).selectAll()
+    QTest.keyClicks(offered(dialog), name)
+
+
+def chooseFilter(dialog, index):
+    """As a hand does in its list of file types."""
+    box = dialog.findChild(QtWidgets.QComboBox, "fileTypeCombo")
+    box.setFocus()
+    for _step in range(index - box.currentIndex()):
+        QTest.keyClick(box, QtCore.Qt.Key_Down)
+
+
+def test_the_exports_type_is_the_chosen_filters(loaded, host, tmp_path, quiet_log):
+    import qt
+
+    panel, _query, _references = loaded
+    ui = panel.ui
+    chooseInMenu(ui.addLoadedButton, "All of these")
+    runToEnd(panel, host)
+
+    def export(button, act):
+        def planned(dialog):
+            dialog.setDirectory(str(tmp_path))
+            act(dialog)
+            return True
+
+        qt.QFileDialog.planned.append(planned)
+        click(button)
+        return ui.findingsMessage.text.rpartition("/")[2]
+
+    def nifti(dialog):
+        chooseFilter(dialog, 1)
+        assert offered(dialog).text() == "d24fad-candidates.nii.gz"
+
+    assert export(ui.exportSegmentationButton, nifti) == "d24fad-candidates.nii.gz"
+    assert (tmp_path / "d24fad-candidates.nii.gz").read_bytes()[:2] == b"\x1f\x8b"
+    assert export(ui.exportSegmentationButton, lambda _dialog: None) == "d24fad-candidates.seg.nrrd"
+    # A bare name gets the filter's ending, and so does one of another filter chosen afterwards.
+    for typed, index, name in (
+        ("bare", 0, "bare.seg.nrrd"),
+        ("bare", 1, "bare.nii.gz"),
+        ("typed.nii.gz", 0, "typed.nii.gz"),
+        ("v1.5", 0, "v1.5.seg.nrrd"),
+        ("other.seg.nrrd", 1, "other.nii.gz"),
+    ):
+
+        def write(dialog, typed=typed, index=index):
+            typeName(dialog, typed)
+            chooseFilter(dialog, index)
+
+        assert export(ui.exportSegmentationButton, write) == name
+        assert (tmp_path / name).stat().st_size
+
+    def again(dialog):
+        """Typed after the filter was chosen."""
+        chooseFilter(dialog, 1)
+        typeName(dialog, "bare.nrrd")
+
+    # What the dialog could not ask about is asked; Cancel writes nothing.
+    before = (tmp_path / "bare.nii.gz").stat().st_mtime_ns
+    host.answers.append(qt.QMessageBox.Cancel)
+    export(ui.exportSegmentationButton, again)
+    assert "bare.nii.gz is there already" in host.messages[-1]
+    assert (tmp_path / "bare.nii.gz").stat().st_mtime_ns == before
+    assert export(ui.exportMapButton, lambda dialog: chooseFilter(dialog, 1)) == "d24fad-anomaly-map.nii.gz"
+
+    def backAgain(dialog):
+        chooseFilter(dialog, 1)
+        QTest.keyClick(dialog.findChild(QtWidgets.QComboBox, "fileTypeCombo"), QtCore.Qt.Key_Up)
+
+    assert export(ui.exportMapButton, backAgain) == "d24fad-anomaly-map.nrrd"

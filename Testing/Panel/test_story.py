@@ -67,9 +67,11 @@ def test_references_that_do_not_fit_are_marked_and_refused(loaded, host, volumes
     broken.write_text("no image")
     qt.QFileDialog.planned.append([str(broken)])
     click(ui.addFilesButton)
+    assert host.process_events(5, until=lambda: not panel.logic.isAdding())
     assert "broken.nrrd is no image that can be read." in ui.referencesMessage.text
     assert len(panel.logic.references()) == 2
     click(ui.addDicomButton)
+    assert host.process_events(5, until=lambda: not panel.logic.isAdding())
     assert "DICOM browser" in ui.referencesMessage.text
     qt.QFileDialog.planned.append("")  # a cancelled dialog changes nothing
     click(ui.addFolderButton)
@@ -112,6 +114,7 @@ def test_a_reference_set_is_saved_and_loaded_by_clicks(loaded, host, tmp_path):
         sitk.WriteImage(image, str(tmp_path / name))
     qt.QFileDialog.planned.append([str(tmp_path / "a.nrrd"), str(tmp_path / "b.nrrd")])
     click(ui.addFilesButton)
+    assert host.process_events(5, until=lambda: not panel.logic.isAdding())
     assert [row[1] for row in texts(ui.referencesTable)] == ["File", "File"]
 
     def name():
@@ -128,8 +131,39 @@ def test_a_reference_set_is_saved_and_loaded_by_clicks(loaded, host, tmp_path):
     panel.logic.removeReferences([row.key for row in panel.logic.references()])
     (tmp_path / "b.nrrd").unlink()
     chooseInMenu(ui.loadSetButton, "Brain T1")
+    assert host.process_events(5, until=lambda: not panel.logic.isAdding())
     assert [row[5] for row in texts(ui.referencesTable)] == ["Fits", "Missing"]
     assert "b.nrrd is gone" in ui.referencesMessage.text
+
+
+def test_a_folder_is_added_and_cancelled_by_clicks(loaded, host, tmp_path, screenshot, quiet_log):
+    import qt
+
+    pytest.importorskip("pydicom")
+    from dicom_factory import SeriesSpec, phantom, write_many, write_series
+
+    panel, _query, _references = loaded
+    ui = panel.ui
+    folder = tmp_path / "a folder of a normal study, with a name that is much too long for the line"
+    write_many(folder, 9000)
+    qt.QFileDialog.planned.append(str(folder))
+    click(ui.addFolderButton)
+    assert host.process_events(20, until=lambda: ui.addingProgressBar.maximum > 0)
+    assert ui.addingWidget.isVisible()
+    assert ui.addingLabel.text.startswith("Reading a folder of a normal")
+    # The panel stays usable: another reference, and then Cancel.
+    chooseInMenu(ui.addLoadedButton, "Normal 1")
+    screenshot(panel.parent, "3-folder")
+    click(ui.addingCancelButton)
+    assert not ui.addingWidget.isVisible()
+    assert ui.referencesMessage.text.startswith("Cancelled.")
+    assert [row[0] for row in texts(ui.referencesTable)] == ["Normal 1"]
+    write_series(tmp_path / "normal", SeriesSpec(phantom(20), spacing=(2.0, 2.0, 4.0)))
+    qt.QFileDialog.planned.append(str(tmp_path / "normal"))
+    click(ui.addFolderButton)
+    assert host.process_events(20, until=lambda: not panel.logic.isAdding())
+    assert not ui.addingWidget.isVisible()
+    assert texts(ui.referencesTable)[1][:4] == ["normal", "Folder", "MR", "20"]
 
 
 def test_running_looking_jumping_exporting(loaded, host, temp, screenshot, tmp_path, quiet_log):
@@ -239,6 +273,20 @@ def test_a_dying_worker_leaves_a_message_and_a_usable_panel(loaded, host, temp, 
     assert "candidate" in ui.countLabel.text
 
 
+def test_a_temporary_folder_that_is_gone_is_said_in_the_panel(loaded, host, temp, quiet_log):
+    panel, _query, _references = loaded
+    ui = panel.ui
+    chooseInMenu(ui.addLoadedButton, "All of these")
+    panel.logic.tempFolder = str(temp / "gone")
+    click(ui.applyButton)
+    assert "temporary folder cannot be used (No such file or directory)" in ui.runMessage.text
+    assert ui.applyButton.text == "Find anomalies"
+    assert not ui.progressBar.isVisible()
+    panel.logic.tempFolder = str(temp)
+    runToEnd(panel, host)
+    assert "candidate" in ui.countLabel.text
+
+
 def test_cancel_by_click(loaded, host, temp):
     panel, _query, _references = loaded
     chooseInMenu(panel.ui.addLoadedButton, "Normal 1")
@@ -315,21 +363,31 @@ def test_missing_packages_are_asked_for_first(loaded, host, screenshot):
     chooseInMenu(panel.ui.addLoadedButton, "All of these")
     missing = [dependencies.Package("torch", "no_such_torch", "torch>=2.1", 220)]
     panel.logic.missingPackages = lambda: missing
+    panel.logic.helpfulPackages = lambda: [dependencies.FASTER]
     host.answers.append(qt.QMessageBox.Cancel)
     host.picture = str(SCREENSHOTS / "11-install.png")
     click(panel.ui.applyButton)
     host.picture = ""
     assert "torch, about 220 MB" in host.messages[0]
+    assert "openvino, about 60 MB (optional" in host.messages[0]
     assert host.buttons[0] == ["Install", "Cancel"]
     assert "numpy and SimpleITK are not touched" in host.messages[0]
     assert "Nothing was installed" in panel.ui.runMessage.text
     assert not panel.logic.isRunning()
     asked = []
-    panel.logic.installPackages = lambda packages, folder: (asked.append((packages, folder)), missing.clear())
+
+    def install(packages, folder):
+        asked.append((packages, folder))
+        missing.clear()
+        return "The PyTorch extension could not install torch."
+
+    panel.logic.installPackages = install
     panel.ui.wheelFolderEdit.currentPath = "/wheels"
     host.answers.append(qt.QMessageBox.Ok)
     runToEnd(panel, host)
+    assert [package.name for package in asked[0][0]] == ["torch", "openvino"]
     assert asked[0][1] == "/wheels"
+    assert panel.ui.runMessage.text == "The PyTorch extension could not install torch."
     assert "candidate" in panel.ui.countLabel.text
     panel.ui.wheelFolderEdit.currentPath = ""
 

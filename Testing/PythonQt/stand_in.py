@@ -15,7 +15,8 @@ from PythonQt import QtCore, QtGui, widgets
 import __main__
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "D24FAD"), str(ROOT / "Testing" / "Host")]
+for folder in ("", "D24FAD", "Testing/Host", "Testing/Unit/dicom"):
+    sys.path.insert(0, str(ROOT / folder))
 application = __main__._application
 
 

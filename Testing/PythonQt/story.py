@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 import traceback
+from pathlib import Path
 
 sys.path.insert(0, os.environ["D24FAD_STORY_FOLDER"])
 
@@ -14,10 +15,12 @@ stand_in.start()
 
 import numpy as np  # noqa: E402
 import slicer  # noqa: E402
-from D24FADParts import settings, workerprocess  # noqa: E402
+from D24FADParts import sampledata, settings, workerprocess  # noqa: E402
+from D24FADParts.folderscan import FolderScan  # noqa: E402
 from D24FADParts.panel import dialogs  # noqa: E402
 from D24FADParts.run import Run  # noqa: E402
 from D24FADParts.steps import Steps  # noqa: E402
+from dicom_factory import SeriesSpec, phantom, write_many, write_series  # noqa: E402
 
 import D24FAD  # noqa: E402
 
@@ -208,9 +211,20 @@ def files_and_dialogs(panel):
         button.click()
         assert "Written" in ui.findingsMessage.text
         assert os.path.getsize(os.path.join(folder, name))
+
+    def choose_nifti(dialog):
+        for key in (qt.Qt.Key_Down, qt.Qt.Key_Up, qt.Qt.Key_Down):
+            event = qt.QKeyEvent(qt.QEvent.KeyPress, key, qt.Qt.NoModifier)
+            stand_in.application.sendEvent(part(dialog, "fileTypeCombo"), event)
+        part(dialog, "buttonBox").buttons()[0].click()
+
+    in_dialog(choose_nifti)
+    ui.exportSegmentationButton.click()
+    assert ui.findingsMessage.text.endswith("d24fad-candidates.nii.gz")
+    assert os.path.getsize(os.path.join(folder, "d24fad-candidates.nii.gz"))
     type_file(os.path.join(folder, "map.nii.gz"))
     ui.addFilesButton.click()
-    turn()
+    assert turn(10, lambda: not panel.logic.isAdding())
     assert texts(ui.referencesTable)[-1][:2] == ["map.nii.gz", "File"]
     type_file(folder)
     assert dialogs.openFolder(ui.addFolderButton, "") == folder
@@ -228,24 +242,73 @@ def files_and_dialogs(panel):
     ui.saveSetButton.click()
     assert panel.logic.referenceSets() == ["mine"]
     choose(ui.loadSetButton, "mine")
+    assert turn(10, lambda: not panel.logic.isAdding())
     assert texts(ui.referencesTable)[0][0] == "map.nii.gz"
     for button, answer in ((qt.QMessageBox.Cancel, False), (qt.QMessageBox.Ok, True)):
         in_dialog(lambda dialog, button=button: dialog.button(button).click())
         assert dialogs.confirmInstall(ui.applyButton, "Install?") is answer
 
 
-def the_end(panel):
+def a_folder_of_dicom(panel):
+    """Read by a process: it is listed, cancelled, and ended with the scene."""
+    ui, folder = panel.ui, os.path.join(slicer.app.temporaryPath, "dicom")
+    write_series(Path(folder), SeriesSpec(phantom(20)))
+    before = ui.referencesTable.rowCount
+    type_file(folder)
+    ui.addFolderButton.click()
+    assert panel.logic.isAdding()
+    assert turn(30, lambda: not panel.logic.isAdding())
+    turn()
+    assert texts(ui.referencesTable)[before][:4] == ["dicom", "Folder", "MR", "20"]
+    folder = os.path.join(slicer.app.temporaryPath, "many")
+    write_many(Path(folder), 6000)
+    ui.referencesTable.selectRow(before)
+    ui.removeButton.click()
+    turn()
+    for end, said in (
+        (ui.addingCancelButton.click, "Cancelled."),
+        (lambda: slicer.mrmlScene.Clear(False), "The scene was closed"),
+    ):
+        type_file(folder)
+        ui.addFolderButton.click()
+        assert turn(30, lambda: ui.addingProgressBar.maximum > 100)
+        assert ui.addingWidget.isVisible()
+        end()
+        turn()
+        assert said in ui.referencesMessage.text
+        assert not ui.addingWidget.isVisible()
+    type_file(folder)
+    ui.addFolderButton.click()
+    assert turn(30, lambda: panel.logic.currentAdding().pids)
+
+
+def the_demo(_panel):
+    sampledata.startLoading()
+    assert turn(20, lambda: slicer.mrmlScene.GetFirstNodeByName("D24FADNormal4"))
+    turn()
+    assert not sampledata._loading
     slicer.mrmlScene.Clear(False)
+    turn()
+
+
+def the_end(panel):
+    assert panel.logic.isAdding()
     turn(0.3)
     assert "Run Find anomalies" in panel.ui.countLabel.text
+    adding = panel.logic.currentAdding()
     panel.cleanup()
-    turn()
+    assert not adding.active
+    turn(0.3)
+    gc.collect()
+    kinds = (Steps, FolderScan, workerprocess.WorkerProcess)
+    kept = [thing for thing in gc.get_objects() if isinstance(thing, kinds)]
+    assert kept == [adding._steps], kept
 
 
 def main():
     panel = D24FAD.D24FADWidget()
     panel.parent.resize(430, 1200)
-    panel.logic.missingPackages = list
+    panel.logic.missingPackages = panel.logic.helpfulPackages = list
     workerprocess.pythonExecutable = lambda: PYTHON
     for chapter in (
         a_study_and_its_references,
@@ -254,6 +317,8 @@ def main():
         what_goes_wrong,
         nothing_is_kept,
         files_and_dialogs,
+        the_demo,
+        a_folder_of_dicom,
         the_end,
     ):
         print(chapter.__name__, flush=True)

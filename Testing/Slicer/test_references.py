@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -161,6 +162,120 @@ def test_packages_are_asked_for_before_anything_is_installed():
     pinned = dependencies.keptVersions()
     assert any(text.startswith("numpy==") for text in pinned)
     assert any(text.startswith("SimpleITK==") for text in pinned)
+
+
+@pytest.fixture
+def extension(monkeypatch):
+    """SlicerPyTorch, as far as it is asked: `behave` is what it does. Notes what pip was asked for then."""
+    import importlib.machinery
+
+    import slicer
+
+    made = types.ModuleType("PyTorchUtils")
+    made.__spec__ = importlib.machinery.ModuleSpec("PyTorchUtils", None)
+    made.asked, made.pip, made.behave = [], [], lambda: types
+
+    class PyTorchUtilsLogic:
+        def installTorch(
+            self,
+            askConfirmation=False,
+            forceComputationBackend=None,
+            torchVersionRequirement=None,
+            torchvisionVersionRequirement=None,
+        ):
+            made.asked.append((askConfirmation, torchVersionRequirement))
+            return made.behave()
+
+    made.PyTorchUtilsLogic = PyTorchUtilsLogic
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", made)
+    monkeypatch.setitem(sys.modules, "slicer.packaging", None)
+    monkeypatch.setattr(slicer.util, "pip_install", made.pip.append)
+    return made
+
+
+def fails():
+    raise subprocess.CalledProcessError(1, ["PythonSlicer", "-m", "light_the_torch"])
+
+
+@pytest.mark.parametrize("behave", [fails, lambda: None], ids=["raises", "gives nothing"])
+def test_torch_comes_by_pip_where_its_extension_fails(extension, behave, caplog):
+    from D24FADParts import dependencies
+
+    torch, tqdm = dependencies.REQUIRED[0], dependencies.REQUIRED[-1]
+    assert dependencies.install([torch, tqdm]) == ""
+    assert extension.asked == [(False, torch.requirement.removeprefix("torch"))]
+    assert [arguments[0] for arguments in extension.pip] == [tqdm.requirement]
+    extension.behave = behave
+    said = dependencies.install([torch, tqdm])
+    assert said.startswith("The PyTorch extension could not install torch; pip has installed it instead.")
+    assert extension.pip[1][:3] == [torch.requirement, tqdm.requirement, "--constraint"]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    # From a folder of wheels, the extension is not asked.
+    assert dependencies.install([torch], "/wheels") == ""
+    assert len(extension.asked) == 2
+    # Without torch, neither.
+    assert dependencies.install([tqdm]) == ""
+    assert len(extension.asked) == 2
+
+
+def test_pip_is_asked_for_a_torch_that_suits_the_system(monkeypatch):
+    """On Linux it is said to be large; on Windows it has no paths too long."""
+    from D24FADParts import dependencies
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert "several GB" in dependencies.question(dependencies.REQUIRED)
+    assert "several GB" not in dependencies.question(dependencies.REQUIRED[1:])
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert "several GB" not in dependencies.question(dependencies.REQUIRED)
+    assert importlib.reload(dependencies).REQUIRED[0].requirement == "torch>=2.1,<2.13"
+    monkeypatch.undo()
+    importlib.reload(dependencies)
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """A computer with neither GPU nor OpenVINO, and what pip was asked for on it."""
+    import slicer
+    from D24FADParts import dependencies
+
+    faster = dependencies.Package("no-such-package", "no_such_module", "no-such-package>=1", 7)
+    monkeypatch.setattr(dependencies, "FASTER", faster)
+    monkeypatch.setattr(dependencies.shutil, "which", lambda name: None)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setitem(sys.modules, "slicer.packaging", None)
+    asked = []
+    monkeypatch.setattr(slicer.util, "pip_install", asked.append)
+    return types.SimpleNamespace(faster=faster, pip=asked)
+
+
+def test_what_makes_a_processor_faster_is_offered_where_it_serves(slow, monkeypatch):
+    from D24FADParts import dependencies
+
+    assert dependencies.helpful() == [slow.faster]
+    text = dependencies.question([dependencies.REQUIRED[-1], slow.faster])
+    assert "no-such-package, about 7 MB (optional: a fifth less time without a GPU)" in text
+    with monkeypatch.context() as other:
+        other.setattr(dependencies.shutil, "which", lambda name: f"/usr/bin/{name}")
+        assert dependencies.helpful() == []
+    with monkeypatch.context() as other:
+        other.setattr(sys, "platform", "darwin")
+        assert dependencies.helpful() == []
+
+
+def test_a_run_does_without_what_would_make_it_faster(slow, tmp_path):
+    """pip gives nothing; the folder of wheels does not have it; the folder is gone."""
+    from D24FADParts import dependencies
+
+    tqdm = dependencies.REQUIRED[-1]
+    said = dependencies.install([tqdm, slow.faster])
+    assert said.startswith("no-such-package could not be installed. The detector works")
+    assert [arguments[0] for arguments in slow.pip] == [tqdm.requirement, slow.faster.requirement]
+    for folder in (tmp_path, tmp_path / "gone"):
+        assert "could not be installed" in dependencies.install([slow.faster], str(folder))
+    assert len(slow.pip) == 2
+    (tmp_path / "no-such-package-1.whl").touch()
+    dependencies.install([slow.faster], str(tmp_path))
+    assert len(slow.pip) == 3
 
 
 def wheel(folder, name, version, requires=""):

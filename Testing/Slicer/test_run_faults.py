@@ -300,6 +300,21 @@ def test_a_full_disk_is_said_before_anything_is_written(ready, temp, monkeypatch
     assert left_in(temp) == []
 
 
+@pytest.mark.parametrize("place", ["gone", "file"])
+def test_a_temporary_folder_that_cannot_be_used_is_said(ready, host, temp, tmp_path, place):
+    from D24FADLib.errors import OutputError
+
+    (tmp_path / "file").write_text("no folder")
+    ready.tempFolder = str(tmp_path / place)
+    with pytest.raises(OutputError, match="temporary folder cannot be used"):
+        ready.startDetection(Told())
+    assert not ready.isRunning()
+    assert left_in(temp) == []
+    ready.tempFolder = str(temp)
+    ready.detect()
+    assert ready.results().exist
+
+
 def test_the_supervised_worker_ends_with_the_application(tmp_path):
     """`python -m D24FADLib.worker`: leads its own group, says its id, and ends when its input closes."""
     import subprocess

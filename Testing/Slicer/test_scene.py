@@ -1,6 +1,7 @@
 """The module in a scene that changes around it: other scenes, other modules, other views."""
 
 import os
+import time
 
 import numpy as np
 import pytest
@@ -46,6 +47,25 @@ def test_findings_are_never_those_of_a_scene_closed_before(detected, volumes, tm
     found = detected.results()
     found.restore()
     assert np.allclose(found.findings[0].place, second, atol=0.01)
+
+
+@pytest.mark.parametrize("then", ["closed", "another"])
+def test_a_closed_scene_is_let_go(detected, tmp_path, then):
+    """The segmentation's node and its label image are freed with the scene, not by the next run."""
+    import slicer
+
+    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"), None)
+    freed = []
+    node = detected.results().node("Segmentation")
+    image = node.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
+    for thing in (node, image):
+        thing.AddObserver("DeleteEvent", lambda *_said: freed.append(1))
+    del node, image, thing
+    slicer.mrmlScene.Clear(False)
+    if then == "another":
+        assert slicer.mrmlScene.ReadFromMRB(str(tmp_path / "scene.mrb"), True)
+    detected.results()
+    assert len(freed) == 2
 
 
 def test_a_map_that_was_changed_is_looked_at_again(detected):
@@ -159,16 +179,38 @@ def test_surfaces_follow_the_threshold(detected):
     assert volume() < 0.8 * before
 
 
-def test_the_demo_is_offered_by_sample_data(host, module):
+def test_the_demo_is_made_in_turns_for_sample_data(host, module):
     import slicer
+    from D24FADParts import sampledata
 
     host.new_scene()
     module.registerSampleData()
     (source,) = [s for s in slicer.modules.sampleDataSources["D24FAD"] if s.sampleName == "D24FADDemo"]
     assert os.path.exists(source.thumbnailFileName)
-    nodes = source.customDownloader(source)
-    assert [node.GetName() for node in nodes] == ["D24FADStudy", *(f"D24FADNormal{n}" for n in range(1, 5))]
     slicer.modules.sampleDataSources.clear()
+    source.customDownloader(source)
+    source.customDownloader(source)  # a double click
+    turns = []
+    while len(turns) < 3 or sampledata._loading:
+        before = time.thread_time()
+        host.application.processEvents()
+        turns.append(time.thread_time() - before)
+    nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    assert [node.GetName() for node in nodes] == ["D24FADStudy", *(f"D24FADNormal{n}" for n in range(1, 5))]
+    red = slicer.app.layoutManager().sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
+    assert red.GetBackgroundVolumeID() == nodes[0].GetID()
+    assert max(turns) < 0.1
+    assert np.array_equal(slicer.util.arrayFromVolume(nodes[1]), sampledata.makeSubject(1))
+    slicer.mrmlScene.Clear(False)
+    # A scene that is closed meanwhile gets no more volumes.
+    source.customDownloader(source)
+    assert host.process_events(10, until=lambda: slicer.mrmlScene.GetFirstNodeByName("D24FADNormal1"))
+    slicer.mrmlScene.Clear(False)
+    host.process_events(0.5)
+    assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
+    source.customDownloader(source)
+    assert host.process_events(10, until=lambda: slicer.mrmlScene.GetFirstNodeByName("D24FADNormal4"))
+    slicer.mrmlScene.Clear(False)
 
 
 def test_the_temporary_folder_is_slicers(detected, host, tmp_path, monkeypatch):

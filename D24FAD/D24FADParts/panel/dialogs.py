@@ -21,15 +21,45 @@ def openFolder(parent, title):
 
 
 def savePath(parent, title, name, filters):
-    found = qt.QFileDialog.getSaveFileName(parent, title, os.path.join(_lastFolder(), name), filters)
-    path = str(found[0] if isinstance(found, tuple) else found)
-    if not path:
+    """The path to write to, "" where it was cancelled. It ends as the chosen filter says, or as it was typed
+    where none was chosen."""
+    # PythonQt's static dialog does not tell the chosen filter.
+    dialog = qt.QFileDialog(parent, title, _lastFolder(), filters)
+    dialog.setAcceptMode(qt.QFileDialog.AcceptSave)
+    dialog.selectFile(name)
+    chosen = []
+
+    def follow(filterText):
+        chosen.append(filterText)
+        shown = str((list(dialog.selectedFiles()) or [""])[0])
+        # Qt's own dialog exchanges what is behind the last dot only; a system's does not tell what is typed.
+        if shown.endswith("." + _suffixes(filterText)[0].rpartition(".")[2]):
+            dialog.selectFile(_ending(shown, filterText, filters))
+
+    dialog.connect("filterSelected(QString)", follow)
+    accepted = dialog.exec_() == qt.QDialog.Accepted
+    typed = str((list(dialog.selectedFiles()) or [""])[0]) if accepted else ""
+    dialog.deleteLater()
+    if not typed:
         return ""
-    # Not every system's dialog adds what the filter says.
-    suffixes = re.findall(r"\*(\.[\w.]+)", filters)
-    if not path.lower().endswith(tuple(suffixes)):
-        path += suffixes[0]
+    typedKnown = not chosen and typed.lower().endswith(_suffixes(filters))
+    path = typed if typedKnown else _ending(typed, (chosen or [filters])[-1], filters)
+    # The dialog has asked about what was typed.
+    if path != typed and os.path.exists(path):
+        text = _("{name} is there already. Replace it?").format(name=os.path.basename(path))
+        if not confirm(text, title):
+            return ""
     return _remember([path])[0]
+
+
+def _suffixes(filters):
+    return tuple(re.findall(r"\*(\.[\w.]+)", filters))
+
+
+def _ending(path, wanted, filters):
+    """The path with the ending of the `wanted` filter in place of whatever is of one of the filters'."""
+    parts = "|".join(part for known in _suffixes(filters) for part in known.split(".") if part)
+    return re.sub(rf"(\.({parts}))+$", "", path, flags=re.IGNORECASE) + _suffixes(wanted)[0]
 
 
 def askName(parent, title, caption, text=""):

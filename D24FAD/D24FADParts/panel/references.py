@@ -16,6 +16,8 @@ _LEAST_ROWS, _MOST_ROWS = 2, 6  # that the table is high for; more are scrolled
 
 
 class ReferencesStep:
+    """Also the receiver of what an adding reports (see `adding.Adding`)."""
+
     def __init__(self, ui, logic, onChanged):
         self._ui, self._logic, self._onChanged = ui, logic, onChanged
         self._updating = False
@@ -29,6 +31,8 @@ class ReferencesStep:
         ui.addFolderButton.connect("clicked(bool)", self._addFolder)
         ui.removeButton.connect("clicked(bool)", self._remove)
         ui.saveSetButton.connect("clicked(bool)", self._saveSet)
+        ui.addingCancelButton.connect("clicked(bool)", self._cancelAdding)
+        ui.addingWidget.setVisible(False)
         ui.referencesTable.connect("itemChanged(QTableWidgetItem*)", self._onItemChanged)
         ui.referencesTable.connect("itemSelectionChanged()", self._onSelection)
 
@@ -67,6 +71,8 @@ class ReferencesStep:
         high = min(max(len(rows), _LEAST_ROWS), _MOST_ROWS)
         table.setFixedHeight((1 + high) * _ROW_HEIGHT + 4)
         self._ui.saveSetButton.setEnabled(bool(rows))
+        if not self._logic.isAdding():
+            self._ui.addingWidget.setVisible(False)
         self._onSelection()
         text, kind = self._said
         if not text:
@@ -165,7 +171,7 @@ class ReferencesStep:
         names = self._logic.referenceSets()
         for name in names:
             self._action(
-                menu, name, lambda name=name: self._attempt(lambda: self._logic.loadReferenceSet(name))
+                menu, name, lambda name=name: self._attempt(lambda: self._logic.loadReferenceSet(name, self))
             )
         if not names:
             self._action(menu, _("No set has been saved yet"), None)
@@ -178,18 +184,34 @@ class ReferencesStep:
         menu.addAction(action)
 
     def _addDicom(self, _on=False):
-        self._attempt(self._logic.addReferencesFromDicomSelection)
+        self._attempt(lambda: self._logic.addReferencesFromDicomSelection(self))
 
     def _addFiles(self, _on=False):
         filters = _("Volumes") + f" ({' '.join('*' + suffix for suffix in IMAGE_SUFFIXES)})"
         paths = dialogs.openFiles(self._ui.addFilesButton, _("Add reference files"), filters)
         if paths:
-            self._each(self._logic.addReferencePath, paths)
+            self._attempt(lambda: self._logic.addReferencePaths(paths, self))
 
     def _addFolder(self, _on=False):
         folder = dialogs.openFolder(self._ui.addFolderButton, _("Add a folder of references"))
         if folder:
-            self._attempt(lambda: self._logic.addReferenceFolder(folder))
+            self._attempt(lambda: self._logic.addReferenceFolder(folder, self))
+
+    def _cancelAdding(self, _on=False):
+        self._logic.stopAdding(_("Cancelled. What was added before stays in the list."))
+
+    # What an adding reports
+
+    def onAdding(self, name, done, total):
+        bar = self._ui.addingProgressBar
+        bar.setRange(0, total)
+        bar.setValue(done)
+        self._ui.addingLabel.setText(_("Reading {name}").format(name=name))
+        self._ui.addingWidget.setVisible(True)
+
+    def onAdded(self, problems):
+        self._said = ("\n".join(problems), "error" if problems else "info")
+        self._onChanged()
 
     def _selectedKeys(self):
         table = self._ui.referencesTable

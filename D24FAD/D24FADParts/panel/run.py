@@ -132,22 +132,25 @@ class RunStep:
         self._onChanged()
 
     def _installed(self):
-        """Whether the detector's packages are there, after asking and installing where they are not."""
+        """Whether the packages that the detector needs are there, after asking and installing."""
         missing = self._logic.missingPackages()
         if not missing:
             return True
-        if not dialogs.confirmInstall(self._ui.applyButton, dependencies.question(missing)):
+        wanted = [*missing, *self._logic.helpfulPackages()]
+        if not dialogs.confirmInstall(self._ui.applyButton, dependencies.question(wanted)):
             text = _("Nothing was installed. The detector needs these packages to run.")
             messages.show(self._ui.runMessage, text, "warning")
             return False
         messages.show(self._ui.runMessage, _("Installing packages..."))
         slicer.app.processEvents()
         try:
-            self._logic.installPackages(missing, self._ui.wheelFolderEdit.currentPath)
+            said = self._logic.installPackages(wanted, self._ui.wheelFolderEdit.currentPath)
         except RuntimeError as error:
             messages.show(self._ui.runMessage, str(error), "error")
             return False
         messages.show(self._ui.runMessage, "")
+        if said:
+            self.onWarning(said)
         return True
 
     # What a run reports

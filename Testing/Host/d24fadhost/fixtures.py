@@ -68,6 +68,7 @@ def logic(host: Any, module: Any, temp: Path, tmp_path: Path) -> Any:
     made.missingPackages = list
     yield made
     made.abandonDetection()
+    made.abandonAdding()
     slicer.mrmlScene.Clear(False)
 
 

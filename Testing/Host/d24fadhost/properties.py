@@ -61,7 +61,8 @@ def _property(name: str) -> property:
         )
 
     def put(self: QObject, value: Any) -> None:
-        if not QObject.setProperty(self, name, value):
+        plain = getattr(value, "value", value)  # of an enumeration, which PySide does not set
+        if not (QObject.setProperty(self, name, value) or QObject.setProperty(self, name, plain)):
             raise AttributeError(f"{type(self).__name__}.{name} cannot be set to {value!r}")
 
     return property(get, put)

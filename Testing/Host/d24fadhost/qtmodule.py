@@ -10,10 +10,22 @@ from PySide6 import QtCore, QtGui, QtWidgets
 from d24fadhost.properties import propertied
 
 
-class PlannedFileDialog:
-    """`qt.QFileDialog`: gives the path a test planned, as PythonQt gives it; else nothing."""
+class PlannedFileDialog(propertied(QtWidgets.QFileDialog)):  # type: ignore[misc]
+    """`qt.QFileDialog`: gives the path a test planned, as PythonQt gives it; else nothing. A plan for a
+    dialog that is made may be something to do, too: it gets the dialog and says whether it is accepted."""
 
     planned: ClassVar[list[Any]] = []
+
+    def exec_(self) -> Any:
+        plan = self._answer("")
+        self.setOption(QtWidgets.QFileDialog.DontUseNativeDialog, True)
+        if isinstance(plan, str):
+            self.selectFile(plan)
+            return QtWidgets.QDialog.Accepted if plan else QtWidgets.QDialog.Rejected
+        self.show()
+        accepted = plan(self)
+        self.hide()
+        return QtWidgets.QDialog.Accepted if accepted else QtWidgets.QDialog.Rejected
 
     @classmethod
     def _answer(cls, otherwise: Any) -> Any:

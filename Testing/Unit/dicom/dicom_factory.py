@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +99,13 @@ def dataset_of(spec: SeriesSpec, k: int) -> FileDataset:
     if spec.edit is not None:
         spec.edit(ds, k)
     return ds
+
+
+def write_many(folder: Path, count: int) -> None:
+    """A folder that takes long to read: one series, and its first file under `count` further names."""
+    first = write_series(folder, SeriesSpec(phantom(3)))[0]
+    for number in range(count):
+        os.link(first, folder / f"more{number:05d}.dcm")
 
 
 def write_series(folder: Path, spec: SeriesSpec, names: Sequence[str] | None = None) -> list[Path]:

@@ -15,11 +15,14 @@ import pytest
 from dicom_factory import SAGITTAL, SeriesSpec, multiframe, phantom, reread, write_series
 
 from D24FADLib.commands import series as series_command
-from D24FADLib.commands.progress import TerminalReporter
+from D24FADLib.commands.progress import JsonReporter, TerminalReporter
 from D24FADLib.dicom.index import default_index, index_folder
 from D24FADLib.dicom.library import open_library
 from D24FADLib.errors import Cancelled, InputError, OutputError
 from D24FADLib.reading import read_study
+from D24FADLib.references.traits import traits_of_plain
+from D24FADLib.worker.commandline import series_arguments
+from D24FADLib.worker.protocol import Finished, Progress, parse
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -368,6 +371,27 @@ def test_the_command_lists_and_judges(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "readme.txt: not a DICOM file" in err
     for planted in ("Quillfeather", "PID7734921", "19310417", "ACC5582013"):
         assert planted not in out + err
+
+
+def test_an_application_is_told_of_the_series_in_events(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = SeriesSpec(phantom(60))
+    write_series(tmp_path / "in", spec)
+    (tmp_path / "in" / "readme.txt").write_text("x")
+    parser = argparse.ArgumentParser()
+    series_command.add_parser(parser.add_subparsers())
+    args = parser.parse_args(series_arguments(str(tmp_path / "in"))[2:])
+    assert args.run(args, JsonReporter()) == 0
+    *progress, found = [parse(line) for line in capsys.readouterr().out.encode().splitlines()]
+    text = "Reading headers"
+    assert progress == [Progress("index", 50, 61, text), Progress("index", 61, 61, text)]
+    assert isinstance(found, Finished)
+    assert found.summary["count"] == 1
+    (told,) = found.summary["series"]
+    entry = open_library(tmp_path / "in", ":memory:").only()
+    assert told["series_uid"] == entry.uid == spec.series_uid
+    assert traits_of_plain(told["traits"]) == entry.traits()
 
 
 def test_identity_in_free_text_and_file_names_is_withheld(tmp_path: Path) -> None:

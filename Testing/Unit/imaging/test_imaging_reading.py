@@ -16,6 +16,8 @@ from PIL import Image
 
 from D24FADLib.errors import InputError
 from D24FADLib.imaging.reading import read_volume
+from D24FADLib.imaging.volume import Volume
+from D24FADLib.imaging.writing import SegmentDescription, write_segmentation
 from D24FADLib.reading import read_study
 
 
@@ -203,6 +205,14 @@ def _pages(path: Path) -> None:
     pages[0].save(path, save_all=True, append_images=pages[1:])
 
 
+def _segmentation(path: Path) -> None:
+    """As the detector and 3D Slicer write one, under a name that does not say so."""
+    image, made = an_image(), path.with_name("a.seg.nrrd")
+    labels = sitk.GetArrayFromImage(image > 5)
+    write_segmentation(labels, Volume(image, "a"), [SegmentDescription("A", 1)], made)
+    made.rename(path)
+
+
 BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ("missing.nii.gz", lambda p: None, "no such file"),
     ("fifo.nii", lambda p: os.mkfifo(p), "not a file"),
@@ -271,6 +281,10 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ("five.nrrd", lambda p: _vector(p, 5, np.uint8), "holds 5 values"),
     ("complex.nrrd", _complex, "complex numbers"),
     ("pages.tif", _pages, "several pages"),
+    ("labels.seg.nrrd", lambda p: _cut(p, 1, False), "a segmentation, not an image"),
+    ("labels.Seg.nii.gz", lambda p: _cut(p, 1, True), "a segmentation, not an image"),
+    ("renamed.nrrd", _segmentation, "a segmentation, not an image"),
+    ("intent.nii", lambda p: _patched(p, 68, "<h", 1002), "a segmentation, not an image"),
     ("empty folder", lambda p: p.mkdir(), "no files in it"),
 ]
 

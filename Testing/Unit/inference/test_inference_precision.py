@@ -15,6 +15,7 @@ from D24FADLib.errors import InputError
 from D24FADLib.inference.comparison import Comparer, Evidence
 from D24FADLib.inference.devices import INTEL_GPU, intel_gpus
 from D24FADLib.inference.runtimes import Encoder, OpenVinoEncoder, TorchEncoder, choose_precision
+from D24FADLib.network.model import D24FADModel
 
 TASK = Path(__file__).parents[4] / "shared" / "data" / "bench2d" / "head_ct_hemorrhage"
 CPU = torch.device("cpu")
@@ -23,6 +24,7 @@ SUPPORTS, QUERIES = 4, 12  # of each kind
 
 # Largest and mean difference of maps (sums of six residuals, up to 12) and difference in AUROC.
 BOUNDS = {
+    "torch f32": (1e-4, 1e-5, 1e-6),
     "torch f16": (0.05, 0.003, 0.02),
     "torch bf16": (0.5, 0.02, 0.05),
     "openvino f32": (1e-4, 1e-5, 1e-6),
@@ -93,9 +95,23 @@ def auroc(found: torch.Tensor) -> float:
     return float((abnormal[:, None] > normal[None]).float().mean())
 
 
+class AsTheyAre:
+    """The networks as they were trained: nothing folded, nothing converted."""
+
+    name, precision, device = "as they are", "f32", "cpu"
+
+    def __init__(self, model: D24FADModel) -> None:
+        self.notes: list[str] = []
+        self._model = model
+
+    def __call__(self, images: torch.Tensor) -> list[torch.Tensor]:
+        features, embedding = self._model.teacher(images)
+        return [*features, *self._model.student(embedding)]
+
+
 @pytest.fixture(scope="module")
 def exact(model, pictures) -> torch.Tensor:
-    return maps(model, TorchEncoder(model, CPU), pictures)
+    return maps(model, AsTheyAre(model), pictures)
 
 
 @pytest.mark.parametrize("combination", list(BOUNDS))
