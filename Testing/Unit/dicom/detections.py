@@ -40,7 +40,9 @@ def detection_for(query: Volume, findings: int = 3, seed: int = 0) -> Detection:
                     (1.0, 2.0, 3.0),
                     0,
                     pixels=int(inside.sum()) if len(labels) == 1 else None,
-                    area_mm2=float(inside.sum() * np.prod(query.spacing[:2])) if len(labels) == 1 else None,
+                    area_mm2=float(inside.sum() * np.prod(query.spacing[:2]))
+                    if len(labels) == 1 and query.info.sized
+                    else None,
                 )
             )
     return Detection(

@@ -371,7 +371,8 @@ def test_one_echo_of_a_mixed_series(tmp_path: Path) -> None:
     assert sources <= {str(pydicom.dcmread(path).SOPInstanceUID) for path in paths[5:]}
 
 
-def test_single_image_without_positions(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sized", [True, False])
+def test_single_image_without_positions(tmp_path: Path, sized: bool) -> None:
     ds = dataset_of(SeriesSpec(phantom(1, 64, 80)), 0)
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
     for keyword in (
@@ -381,6 +382,8 @@ def test_single_image_without_positions(tmp_path: Path) -> None:
         "SliceThickness",
     ):
         delattr(ds, keyword)
+    if not sized:
+        del ds.PixelSpacing
     ds.Modality, ds.ViewPosition, ds.BodyPartExamined = "CR", "PA", "CHEST"
     ds.PatientOrientation = ["L", "F"]
     path = tmp_path / "cr.dcm"
@@ -396,9 +399,16 @@ def test_single_image_without_positions(tmp_path: Path) -> None:
     # What has no thickness has an area, and no volume.
     report = highdicom.sr.srread(exported.files["report"])
     first = report.content.get_volumetric_roi_measurement_groups()[0].get_measurements()[0]
-    assert (first.name.value, first.unit.value) == ("42798000", "mm2")
-    assert first.value == pytest.approx((detection.labels == 1).sum() * np.prod(query.spacing[:2]))
-    assert f"{first.value:.2f} mm2" in seg.SegmentSequence[0].SegmentDescription
+    pixels = int((detection.labels == 1).sum())
+    said = seg.SegmentSequence[0].SegmentDescription
+    if sized:
+        assert (first.name.value, first.unit.value) == ("42798000", "mm2")
+        assert first.value == pytest.approx(pixels * np.prod(query.spacing[:2]))
+        assert said.endswith(f"{first.value:.2f} mm2")
+    else:
+        assert first.name.value == "ANOMALY-SCORE"
+        assert said.endswith(f", {pixels} px")
+        assert "42798000" not in "".join(texts_in(report))
     assert "118565006" not in "".join(texts_in(report))
     validate(exported)
 
