@@ -215,6 +215,11 @@ def test_a_run_that_is_over_keeps_no_volume(ready, host, mode):
     from D24FADParts.steps import Steps
     from D24FADParts.workerprocess import WorkerProcess
 
+    def running():
+        return [thing for thing in gc.get_objects() if isinstance(thing, (Run, Steps, WorkerProcess))]
+
+    gc.collect()
+    before = running()  # of the tests before this one
     gone = []
 
     def watch(name, thing):
@@ -237,8 +242,8 @@ def test_a_run_that_is_over_keeps_no_volume(ready, host, mode):
     slicer.mrmlScene.Clear(False)
     assert host.process_events(2, until=lambda: gc.collect() is not None and "query" in gone)
     assert set(gone) == ({"query", "map", "weight"} if mode == "well" else {"query"})
-    kept = [thing for thing in gc.get_objects() if isinstance(thing, (Run, Steps, WorkerProcess))]
-    assert [thing for thing in kept if thing is not ready.currentRun()] == []
+    before.append(ready.currentRun())
+    assert [thing for thing in running() if all(thing is not other for other in before)] == []
 
 
 def test_starting_twice_starts_one(ready, host, temp):
