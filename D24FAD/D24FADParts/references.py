@@ -35,9 +35,8 @@ class Reference:
     standsOut: bool = False
     dropped: bool = False
     note: str = ""
-    traits: dict = field(
-        default_factory=dict
-    )  # of a folder, as JSON has them: reading it again takes a while
+    # Of a folder, as JSON has them: reading it again takes a while.
+    traits: dict = field(default_factory=dict)
 
 
 class ReferenceList:

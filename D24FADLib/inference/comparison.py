@@ -96,9 +96,8 @@ def to_input(
 ) -> Tensor:
     """(n, rows, cols[, 3]) in [0, 1] -> (n, 3, H, W); gray ones share one channel's memory."""
     if not isinstance(slices, Tensor):
-        slices = np.ascontiguousarray(slices)
-        # An axis of one voxel counts as contiguous though it was flipped; torch does not take it.
-        slices = torch.from_numpy(slices.copy() if min(slices.strides) < 0 else slices)
+        # A copy: torch takes no flipped axis, and one of a single voxel counts as contiguous all the same.
+        slices = torch.from_numpy(np.array(slices, order="C"))
     images = sent(slices, device)
     images = images.permute(0, 3, 1, 2) if images.dim() == 4 else images[:, None]
     if images.shape[-2:] != size:
@@ -194,9 +193,9 @@ class Comparer:
 
         features: teacher's and student's, three each, (1 + K, B, C, h, w), the query first (the teacher's are
         not looked at where they do not count). covered: (K, B, h, w) bool on the finest feature grid, where
-        each support reaches. Returns full (B, h, w),
-        reduced (B, h, w), left_out (K, B, h, w), weights (B, scales, K); see Comparison. reduced and
-        left_out are None for K = 1, left_out with `query_only` as well.
+        each support reaches. Returns full (B, h, w), reduced (B, h, w), left_out (K, B, h, w), weights
+        (B, scales, K); see Comparison. reduced and left_out are None for K = 1, left_out with `query_only`
+        as well.
         """
         supports = features[-1].shape[0] - 1
         weights = subset_weights(self.model.weighting, features[3:], query_only)

@@ -26,13 +26,14 @@ _IMAGES_AT_ONCE = {"cpu": 16, "cuda": 256, "mps": 64}
 
 def available_devices() -> list[str]:
     """The usable ones, best first."""
-    found = _of_torch()
+    found = torch_devices()
     for _, discrete in intel_gpus()[:1]:
         found.insert(len(found) - discrete, INTEL_GPU)
     return found
 
 
-def _of_torch() -> list[str]:
+def torch_devices() -> list[str]:
+    """Those of torch, best first, for which no driver is asked but its own."""
     import torch
 
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -62,7 +63,7 @@ def choose_device(wanted: str) -> torch.device:
 
     if wanted not in DEVICES and not wanted.startswith("cuda:"):
         raise InputError(f"--device {wanted}: choose one of {', '.join(DEVICES)}")
-    usable = _of_torch()  # Intel's are asked after only where they are wanted: it takes their driver
+    usable = torch_devices()  # Intel's are asked after only where they are wanted: it takes their driver
     if wanted == "auto":
         return torch.device(usable[0])
     if wanted.split(":")[0] not in usable and not (wanted == INTEL_GPU and intel_gpus()):

@@ -51,7 +51,7 @@ from D24FADLib.inference.preparation import (
 )
 from D24FADLib.inference.resident import Resident
 from D24FADLib.inference.threads import side_by_side
-from D24FADLib.inference.volumes import NormalVolume, appearance_of
+from D24FADLib.inference.volumes import NormalVolume, VolumeEvidence, appearance_of
 
 Progress = Callable[[str, int, int], None]
 _FORMAT = 3
@@ -149,8 +149,16 @@ def _make(
     rows, cols = ((side.stop - side.start) * mm for side, mm in zip(box[1:], base.spacing[1:], strict=True))
     shape = input_size(rows, cols, size, comparer.model.stride)
     everyone = replace(base, supports=tuple(volumes), covered=covered, support_bodies=bodies, box=box)
-    keep = _keep_normal if comparer.volumes and comparer.volumes.applies(everyone) else _keep_judged
-    keep(folder, everyone, comparer, shape, batch, progress, should_cancel)
+
+    def keep_features(worker: _References) -> tuple[Tensor, Tensor]:
+        return _keep_features(folder, everyone, worker, shape, batch, progress, should_cancel)
+
+    if comparer.volumes and comparer.volumes.applies(everyone):
+        texture, reach = keep_features(_References(comparer))
+        _keep_normal(folder, everyone, comparer.volumes, texture.to(comparer.device), reach.numpy())
+    else:
+        against_others, _ = keep_features(_JudgedReferences(comparer))
+        np.save(folder / "left_out.npy", against_others.transpose(0, 1).contiguous().numpy())
     kept = _new_file(folder / "volumes.npy", (len(volumes), *volumes[0].shape))
     for number, volume in enumerate(volumes):
         kept[number] = volume
@@ -217,37 +225,13 @@ class _JudgedReferences(_References):
 
 
 def _keep_normal(
-    folder: Path,
-    everyone: Prepared,
-    comparer: Comparer,
-    shape: tuple[int, int],
-    batch: int,
-    progress: Progress,
-    should_cancel: Callable[[], bool] | None,
+    folder: Path, everyone: Prepared, evidence: VolumeEvidence, texture: Tensor, reach: NDArray[np.bool_]
 ) -> None:
-    """What the references of a gray volume give, and their student features."""
-    assert comparer.volumes is not None
-    worker = _References(comparer)
-    texture, reach = _keep_features(folder, everyone, worker, shape, batch, progress, should_cancel)
-    bodies = everyone.support_body_on((shape[0] // 4, shape[1] // 4))
-    looks = appearance_of(everyone, everyone.supports, list(bodies)) if comparer.volumes.appearance else ()
-    features = texture.to(comparer.device)
-    write_normal(folder, learn_normal(everyone, comparer.volumes, features, looks, bodies, reach.numpy()))
-
-
-def _keep_judged(
-    folder: Path,
-    everyone: Prepared,
-    comparer: Comparer,
-    shape: tuple[int, int],
-    batch: int,
-    progress: Progress,
-    should_cancel: Callable[[], bool] | None,
-) -> None:
-    """The references' features, and each one against the others."""
-    worker = _JudgedReferences(comparer)
-    against, _ = _keep_features(folder, everyone, worker, shape, batch, progress, should_cancel)
-    np.save(folder / "left_out.npy", against.transpose(0, 1).contiguous().numpy())
+    """What the references of a gray volume give. texture: their features, (slices, K, C, h, w), smoothed in
+    plane; reach: (K, slices, h, w)."""
+    bodies = everyone.support_body_on((reach.shape[2], reach.shape[3]))
+    looks = appearance_of(everyone, everyone.supports, list(bodies)) if evidence.appearance else ()
+    write_normal(folder, learn_normal(everyone, evidence, texture, looks, bodies, reach))
 
 
 def _keep_features(

@@ -2,7 +2,7 @@
 
 A slice is judged K + 1 times and more (the query against all supports and against every K - 1, each support
 against the others), yet every one of these judgements follows from the dot products between the 1 + K
-volumes' features. They are computed once, as batches of small matrix products.
+volumes' features, which are computed once.
 """
 
 from __future__ import annotations
@@ -120,12 +120,7 @@ def weighted_residuals(features: Tensor, weights: Tensor) -> Tensor:
     shares = weights.transpose(0, 1)  # (B, judgements, K)
     pairs = shares[..., :, None] * shares[..., None, :]
     squared = torch.bmm(pairs.flatten(2), dots[:, 1:, 1:].flatten(1, 2))
-    # the query's judgements come first, then one of each support
-    about_query = len(weights) if features.shape[0] < 3 else min(len(weights), features.shape[0])
-    towards = torch.bmm(shares[:, :about_query], dots[:, 0, 1:])
-    if len(weights) > about_query:
-        supports = shares[:, about_query:, :, None] * dots[:, 1 : 1 + len(weights) - about_query, 1:]
-        towards = torch.cat([towards, supports.sum(2)], dim=1)
+    towards = (shares[..., None] * _of_judged(dots[:, :, 1:], len(weights), 1)).sum(2)
     own = _of_judged(dots.diagonal(dim1=1, dim2=2).transpose(1, 2), len(weights), 1)
     cosine = towards * torch.rsqrt((own * squared).clamp_min_(_EPS**2))
     return (1.0 - cosine).transpose(0, 1).unflatten(2, tuple(features.shape[3:]))

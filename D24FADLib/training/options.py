@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from D24FADLib.errors import InputError
-from D24FADLib.inference.devices import available_devices
+from D24FADLib.inference.devices import torch_devices
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Engine:
 
     def require(self) -> None:
         """Raise InputError where this computer has not what is asked for."""
-        found = available_devices()
+        found = torch_devices()
         named = {"cuda": ["gpu", "cuda"], "mps": ["gpu", "mps"], "cpu": ["cpu"]}
         usable = ["auto", *dict.fromkeys(name for device in found for name in named.get(device, ()))]
         if self.accelerator not in usable:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from dicom_factory import SeriesSpec, write_series
 
+from D24FADLib.dicom.export import KINDS, Exported, export_detection
+from D24FADLib.dicom.series import read_files
 from D24FADLib.imaging.planes import Plane
 from D24FADLib.imaging.volume import Volume
 from D24FADLib.inference.detection import Detection, Finding, SupportReport
@@ -69,3 +74,11 @@ def _supports(names: Sequence[str]) -> tuple[SupportReport, ...]:
         SupportReport(name, 0.9, 0.97, 1 / len(names), 1.5 if n else None, bool(n), f"note on {name}")
         for n, name in enumerate(names)
     )
+
+
+def export(tmp_path: Path, spec: SeriesSpec, **kinds: Any) -> tuple[Exported, Detection, list[Path]]:
+    """The objects of all kinds for a detection in a written series, in `tmp_path / "out"`; `kinds`: see
+    `detection_for`. Also the detection and the series' files."""
+    paths = write_series(tmp_path / "source", spec)
+    detection = detection_for(read_files(paths, "query").volume, **kinds)
+    return export_detection(detection, paths, tmp_path / "out", KINDS), detection, paths
